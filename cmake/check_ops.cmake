@@ -1,0 +1,31 @@
+# Every op of engine/ops/ops.def stands in four places: declaration, CPU kernel, CUDA kernel, row in the table of op tests.
+# Read as text, so a machine without nvcc notices a missing CUDA kernel too.
+#
+# ops.def has lines  OP(<op>, <family>, <KernelArgs>)  where <KernelArgs> is the argument struct of base/kernels/<family>.h.
+function(check_ops root)
+  file(STRINGS ${root}/engine/ops/ops.def lines REGEX "^OP\\(")
+  set(missing "")
+  foreach(line ${lines})
+    string(REGEX REPLACE "^OP\\(([a-z0-9_]+), *([a-z0-9_]+), *([A-Za-z0-9]+)\\).*" "\\1;\\2;\\3" parts "${line}")
+    list(GET parts 0 op)
+    list(GET parts 1 family)
+    list(GET parts 2 args)
+    foreach(place "engine/ops/${family}.h|[ &]${op}\\(" "cpu/${family}.cpp|run\\(const ${args}&" "cuda/${family}.cu|run\\(const ${args}&"
+                  "tests/ops/${family}.cpp|OP_CASES\\(${op}[,)]")
+      string(REPLACE "|" ";" pair "${place}")
+      list(GET pair 0 file)
+      list(GET pair 1 pattern)
+      set(text "")
+      if(EXISTS ${root}/${file})
+        file(READ ${root}/${file} text)
+      endif()
+      if(NOT text MATCHES "${pattern}")
+        list(APPEND missing "op '${op}' is missing in ${file} (looked for: ${pattern})")
+      endif()
+    endforeach()
+  endforeach()
+  if(missing)
+    string(REPLACE ";op '" "\n  op '" text "${missing}")
+    message(FATAL_ERROR "Every op stands in four places:\n  ${text}\nHINT: add what is missing, or take the line out of engine/ops/ops.def")
+  endif()
+endfunction()
