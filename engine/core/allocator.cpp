@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
@@ -33,6 +36,12 @@ Pool& pool(Device device) {
   static Pool pools[17];  // the CPU and up to 16 CUDA devices; never destroyed before the tensors of static storage duration
   return pools[device.is_cuda() ? 1 + device.index : 0];
 }
+
+// Memory guards of the tests: a block is asked for with room for the guard bytes, which lie right behind the bytes asked for.
+constexpr std::size_t guard_bytes = 64;
+constexpr unsigned char guard_pattern = 0xA5, poison = 0xFF;  // 0xFF.. is a NaN in every floating type
+std::atomic<bool> guards{false};
+std::atomic<std::uint64_t> violations{0};
 
 std::mutex failure_mutex;
 std::uint64_t failure_countdown = 0;
@@ -70,7 +79,7 @@ void drop_free_blocks(Device device, Pool& p) {
 }  // namespace
 
 void* allocate_bytes(Device device, std::size_t asked) {
-  const std::size_t bytes = rounded(asked);
+  const std::size_t bytes = rounded(asked + guard_bytes);
   Pool& p = pool(device);
   const std::lock_guard lock(p.mutex);
   void* block = nullptr;
@@ -97,12 +106,20 @@ void* allocate_bytes(Device device, std::size_t asked) {
   }
   p.statistics.in_use += bytes;
   if (p.statistics.in_use > p.statistics.peak) p.statistics.peak = p.statistics.in_use;
+  if (guards && !device.is_cuda()) {
+    std::memset(block, poison, asked);
+    std::memset(static_cast<unsigned char*>(block) + asked, guard_pattern, guard_bytes);
+  }
   return block;
 }
 
 void release_bytes(Device device, void* pointer, std::size_t asked) noexcept {
   if (pointer == nullptr) return;
-  const std::size_t bytes = rounded(asked);
+  const std::size_t bytes = rounded(asked + guard_bytes);
+  if (guards && !device.is_cuda()) {
+    const auto* behind = static_cast<const unsigned char*>(pointer) + asked;
+    if (std::any_of(behind, behind + guard_bytes, [](unsigned char byte) { return byte != guard_pattern; })) ++violations;
+  }
   Pool& p = pool(device);
   const std::lock_guard lock(p.mutex);
   p.statistics.in_use -= bytes;
@@ -131,6 +148,13 @@ void release_cached(Device device) {
   const std::lock_guard lock(p.mutex);
   drop_free_blocks(device, p);
 }
+
+void set_memory_guards(bool on) {
+  guards = on;
+  violations = 0;
+}
+
+std::uint64_t guard_violations() { return violations; }
 
 void fail_allocation(std::uint64_t n) {
   const std::lock_guard lock(failure_mutex);

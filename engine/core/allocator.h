@@ -22,6 +22,11 @@ void reset_peak(Device device);
 /// Gives cached free blocks back to the system.
 void release_cached(Device device);
 
+/// Tests, CPU only: while on, new blocks are filled with NaN and followed by 64 guard bytes that are checked at release.
+void set_memory_guards(bool on);
+/// Blocks found written past their end since the guards were switched on.
+std::uint64_t guard_violations();
+
 /// Tests: the n-th allocation from now (counting from 1) fails; 0 switches the plan off.
 void fail_allocation(std::uint64_t n);
 
