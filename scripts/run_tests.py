@@ -118,13 +118,15 @@ def main():
     parser = argparse.ArgumentParser(description="Run the test suites of a build folder")
     parser.add_argument("--build", default=str(ROOT / "build"), help="build folder")
     parser.add_argument("--label", help="only suites with this label; without it, those that are not labelled slow")
+    parser.add_argument("--all", action="store_true", help="every suite, slow ones too")
     parser.add_argument("--only", help="only suites whose name matches this regular expression")
     parser.add_argument("--without-skips", action="store_true", help="do not judge or count skips: the plain run of the suites does")
     parser.add_argument("--verbose", action="store_true", help="print the output of suites that pass, too")
     arguments = parser.parse_args()
 
     suites = discover(arguments.build)
-    suites = [s for s in suites if (arguments.label in s.labels if arguments.label else "slow" not in s.labels)]
+    if not arguments.all:
+        suites = [s for s in suites if (arguments.label in s.labels if arguments.label else "slow" not in s.labels)]
     if arguments.only:
         suites = [s for s in suites if re.search(arguments.only, s.name)]
     if not suites:

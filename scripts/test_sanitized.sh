@@ -7,9 +7,10 @@ sanitizers=$1
 build=build-${sanitizers%%,*}
 unset MAKEFLAGS MAKELEVEL MFLAGS LD_LIBRARY_PATH
 
-cmake -S . -B "$build" -G Ninja -DEXPCTR_CUDA=OFF -DEXPCTR_SANITIZE="$sanitizers" >"$build.log" 2>&1 || { cat "$build.log"; exit 1; }
-mv "$build.log" "$build/configure.log"
-cmake --build "$build" -j "$(nproc)" >"$build/build.log" 2>&1 || { tail -n 60 "$build/build.log"; exit 1; }
+mkdir -p "$build"
+log=$build/build.log
+cmake -S . -B "$build" -G Ninja -DEXPCTR_CUDA=OFF -DEXPCTR_SANITIZE="$sanitizers" >"$log" 2>&1 || { cat "$log"; exit 1; }
+cmake --build "$build" -j "$(nproc)" >"$log" 2>&1 || { tail -n 60 "$log"; exit 1; }
 
 export UBSAN_OPTIONS=print_stacktrace=1 ASAN_OPTIONS=detect_stack_use_after_return=1 TSAN_OPTIONS=halt_on_error=1
 if [[ $sanitizers != thread ]]; then
