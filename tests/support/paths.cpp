@@ -41,7 +41,8 @@ std::optional<fs::path> find_below(const fs::path& root, const fs::path& name, i
 fs::path source_root() {
   for (fs::path folder = fs::current_path();; folder = folder.parent_path()) {
     if (fs::exists(folder / "base" / "error.h")) return folder;
-    if (folder == folder.root_path()) throw Error("no source tree at or above the working directory", "run the tests inside the source tree");
+    if (folder == folder.root_path())
+      throw Error("no source tree at or above the working directory", "run the tests inside the source tree");
   }
 }
 

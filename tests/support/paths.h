@@ -17,7 +17,8 @@ std::filesystem::path oracle_root();
 /// $EXPCTR_DATA when it names a folder.
 std::optional<std::filesystem::path> data_root();
 
-/// A model file or folder, e.g. find_model("smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"). Looks in $EXPCTR_MODELS, then in $XDG_CACHE_HOME/expctr or
+/// A model file or folder, e.g. find_model("smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"). Looks in $EXPCTR_MODELS, then in
+/// $XDG_CACHE_HOME/expctr or
 /// ~/.cache/expctr; in each at the given relative path, then for the bare name at most two folders deep.
 std::optional<std::filesystem::path> find_model(std::string_view relative_path);
 
