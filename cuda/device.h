@@ -1,15 +1,23 @@
+<<<<<<< HEAD
 // Devices, memory, copies and streams, free of CUDA types: what the engine needs to drive the kernels.
 // Every failed call throws an Error that shows the call; an allocation that does not fit throws ResourceError.
+=======
+// What the engine needs to drive a CUDA device. Free of CUDA types, so every file may include it.
+>>>>>>> main
 #pragma once
 
 #include <cstddef>
 #include <string>
+<<<<<<< HEAD
 #include <utility>
+=======
+>>>>>>> main
 
 #include "base/view.h"
 
 namespace expctr::cuda {
 
+<<<<<<< HEAD
 /// Devices this process can use; 0 without a driver or a device.
 int device_count();
 /// Name and compute capability, e.g. "NVIDIA H100 (compute capability 9.0)".
@@ -76,5 +84,25 @@ class OwnedStream {
  private:
   Stream stream_;
 };
+=======
+int device_count();
+std::string device_name(int index);
+void set_device(int index);
+/// Null when the device has no such block left.
+void* allocate(std::size_t bytes);
+void release(void* pointer) noexcept;
+/// Copies between host and device return when the host memory may be used again.
+void copy_to_device(void* destination, const void* source, std::size_t bytes, Stream stream);
+void copy_to_host(void* destination, const void* source, std::size_t bytes, Stream stream);
+void copy_on_device(void* destination, const void* source, std::size_t bytes, Stream stream);
+void fill_bytes(void* destination, int value, std::size_t bytes, Stream stream);
+Stream create_stream();
+void destroy_stream(Stream stream) noexcept;
+void synchronise(Stream stream);
+struct MemoryInfo {
+  std::size_t free = 0, total = 0;
+};
+MemoryInfo memory_info();
+>>>>>>> main
 
 }  // namespace expctr::cuda
