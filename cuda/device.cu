@@ -25,17 +25,17 @@ int device_count() {
   return count;
 }
 
-std::string device_name(int device) {
+std::string device_name(int index) {
   cudaDeviceProp properties;
-  EXPCTR_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+  EXPCTR_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
   return std::string(properties.name) + " (compute capability " + std::to_string(properties.major) + "." + std::to_string(properties.minor) + ")";
 }
 
-void set_device(int device) { EXPCTR_CUDA_CHECK(cudaSetDevice(device)); }
+void set_device(int index) { EXPCTR_CUDA_CHECK(cudaSetDevice(index)); }
 
 MemoryInfo memory_info() {
   MemoryInfo info{};
-  EXPCTR_CUDA_CHECK(cudaMemGetInfo(&info.free_bytes, &info.total_bytes));
+  EXPCTR_CUDA_CHECK(cudaMemGetInfo(&info.free, &info.total));
   return info;
 }
 
@@ -43,8 +43,17 @@ void* allocate(std::size_t bytes) {
   if (bytes == 0) return nullptr;
   void* pointer = nullptr;
   const cudaError_t status = cudaMalloc(&pointer, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
   if (status != cudaSuccess) fail(status, ("cudaMalloc of " + std::to_string(bytes) + " bytes").c_str(), __FILE__, __LINE__);
   return pointer;
+}
+
+DeviceMemory::DeviceMemory(std::size_t bytes) : pointer_(allocate(bytes)), bytes_(bytes) {
+  if (pointer_ == nullptr && bytes != 0)
+    throw ResourceError("cuda: no " + std::to_string(bytes) + " bytes of device memory left", "use a smaller batch, or `plan` to see what fits");
 }
 
 void release(void* pointer) noexcept {
@@ -52,11 +61,15 @@ void release(void* pointer) noexcept {
 }
 
 void copy_to_device(void* destination, const void* source, std::size_t bytes, Stream stream) {
-  if (bytes != 0) EXPCTR_CUDA_CHECK(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyHostToDevice, native(stream)));
+  if (bytes == 0) return;
+  EXPCTR_CUDA_CHECK(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyHostToDevice, native(stream)));
+  EXPCTR_CUDA_CHECK(cudaStreamSynchronize(native(stream)));
 }
 
 void copy_to_host(void* destination, const void* source, std::size_t bytes, Stream stream) {
-  if (bytes != 0) EXPCTR_CUDA_CHECK(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToHost, native(stream)));
+  if (bytes == 0) return;
+  EXPCTR_CUDA_CHECK(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToHost, native(stream)));
+  EXPCTR_CUDA_CHECK(cudaStreamSynchronize(native(stream)));
 }
 
 void copy_on_device(void* destination, const void* source, std::size_t bytes, Stream stream) {

@@ -1,42 +1,34 @@
-<<<<<<< HEAD
-// Devices, memory, copies and streams, free of CUDA types: what the engine needs to drive the kernels.
-// Every failed call throws an Error that shows the call; an allocation that does not fit throws ResourceError.
-=======
-// What the engine needs to drive a CUDA device. Free of CUDA types, so every file may include it.
->>>>>>> main
+// What the engine needs to drive a CUDA device: memory, copies, streams. Free of CUDA types, so every file may include it.
+// A failed call throws an Error that shows the call.
 #pragma once
 
 #include <cstddef>
 #include <string>
-<<<<<<< HEAD
 #include <utility>
-=======
->>>>>>> main
 
 #include "base/view.h"
 
 namespace expctr::cuda {
 
-<<<<<<< HEAD
 /// Devices this process can use; 0 without a driver or a device.
 int device_count();
 /// Name and compute capability, e.g. "NVIDIA H100 (compute capability 9.0)".
-std::string device_name(int device);
-/// Makes `device` the one that this thread's later calls work on.
-void set_device(int device);
+std::string device_name(int index);
+/// Makes `index` the device that this thread's later calls work on.
+void set_device(int index);
 
 struct MemoryInfo {
-  std::size_t free_bytes, total_bytes;
+  std::size_t free = 0, total = 0;
 };
-/// Of the current device.
+/// Bytes of the current device.
 MemoryInfo memory_info();
 
-/// At least 256-byte aligned; null for 0 bytes.
+/// 256-byte aligned; null when the device has no such block left, and for 0 bytes.
 void* allocate(std::size_t bytes);
-/// Does not throw; null is allowed. Work that uses the memory must have finished.
+/// Null is allowed. Work that uses the memory must have finished.
 void release(void* pointer) noexcept;
 
-/// Copies are queued on the stream; host memory must stay as it is until the stream is synchronised.
+/// Copies between host and device return when the host memory may be used again; those on the device are queued.
 void copy_to_device(void* destination, const void* source, std::size_t bytes, Stream stream);
 void copy_to_host(void* destination, const void* source, std::size_t bytes, Stream stream);
 void copy_on_device(void* destination, const void* source, std::size_t bytes, Stream stream);
@@ -49,11 +41,11 @@ void destroy_stream(Stream stream) noexcept;
 /// Waits for all work of the stream; faults of its kernels surface here.
 void synchronise(Stream stream);
 
-/// Owns device memory.
+/// Owns device memory; ResourceError when there is not enough.
 class DeviceMemory {
  public:
   DeviceMemory() = default;
-  explicit DeviceMemory(std::size_t bytes) : pointer_(allocate(bytes)), bytes_(bytes) {}
+  explicit DeviceMemory(std::size_t bytes);
   DeviceMemory(DeviceMemory&& other) noexcept : pointer_(std::exchange(other.pointer_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   DeviceMemory& operator=(DeviceMemory&& other) noexcept {
     std::swap(pointer_, other.pointer_);
@@ -84,25 +76,5 @@ class OwnedStream {
  private:
   Stream stream_;
 };
-=======
-int device_count();
-std::string device_name(int index);
-void set_device(int index);
-/// Null when the device has no such block left.
-void* allocate(std::size_t bytes);
-void release(void* pointer) noexcept;
-/// Copies between host and device return when the host memory may be used again.
-void copy_to_device(void* destination, const void* source, std::size_t bytes, Stream stream);
-void copy_to_host(void* destination, const void* source, std::size_t bytes, Stream stream);
-void copy_on_device(void* destination, const void* source, std::size_t bytes, Stream stream);
-void fill_bytes(void* destination, int value, std::size_t bytes, Stream stream);
-Stream create_stream();
-void destroy_stream(Stream stream) noexcept;
-void synchronise(Stream stream);
-struct MemoryInfo {
-  std::size_t free = 0, total = 0;
-};
-MemoryInfo memory_info();
->>>>>>> main
 
 }  // namespace expctr::cuda

@@ -15,8 +15,8 @@ TEST_CASE("the device has a name and memory") {
   cuda::set_device(0);
   CHECK(cuda::device_name(0).find("compute capability") != std::string::npos);
   const cuda::MemoryInfo info = cuda::memory_info();
-  CHECK(info.free_bytes <= info.total_bytes);
-  CHECK(info.total_bytes > 0);
+  CHECK(info.free <= info.total);
+  CHECK(info.total > 0);
 }
 
 TEST_CASE("copies and fills go where they should") {
@@ -31,8 +31,9 @@ TEST_CASE("copies and fills go where they should") {
   CHECK(back == std::vector<float>{0, 1, 2, 3, 4});
 }
 
-TEST_CASE("an allocation that does not fit is a ResourceError with the size in it") {
-  CHECK_THROWS_AS(cuda::allocate(std::size_t{1} << 50), ResourceError);
+TEST_CASE("an allocation that does not fit gives null, the owning class a ResourceError") {
+  CHECK(cuda::allocate(std::size_t{1} << 50) == nullptr);
+  CHECK_THROWS_AS(cuda::DeviceMemory(std::size_t{1} << 50), ResourceError);
   CHECK(cuda::allocate(0) == nullptr);
   cuda::release(nullptr);
   void* small = cuda::allocate(16);  // the failed call left no error behind
