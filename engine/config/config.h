@@ -26,8 +26,9 @@ struct ConfigValue {
   std::string text() const;
 };
 
-/// Dotted keys in the order of the file. `ppo: {lr: 1}` and `ppo.lr: 1` are the same key. All members throw UsageError naming file and line for
-/// text that is not YAML, keys given twice, keys that are no names, lists of anything but scalars, or a key that is both a value and a section.
+/// Dotted keys in the order of the file. `ppo: {lr: 1}` and `ppo.lr: 1` are the same key. All members throw UsageError naming file and line
+/// for text that is not YAML, keys given twice, keys that are no names, lists of anything but scalars, or a key that is both a value and a
+/// section.
 class Config {
  public:
   static Config load(const std::filesystem::path& path);

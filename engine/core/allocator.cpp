@@ -1,0 +1,164 @@
+#include "engine/core/allocator.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "base/error.h"
+#include "cuda/device.h"
+#include "engine/core/build_info.h"
+
+namespace expctr {
+namespace {
+
+// Sizes are rounded to one of four steps between powers of two, so blocks of nearly the same size serve each other.
+std::size_t rounded(std::size_t bytes) {
+  constexpr std::size_t smallest = 256;
+  if (bytes <= smallest) return smallest;
+  const std::size_t step = std::bit_floor(bytes - 1) / 4 > smallest ? std::bit_floor(bytes - 1) / 4 : smallest;
+  return (bytes + step - 1) / step * step;
+}
+
+struct Pool {
+  std::mutex mutex;
+  std::unordered_map<std::size_t, std::vector<void*>> free_blocks;
+  MemoryStatistics statistics;
+};
+
+Pool& pool(Device device) {
+  static Pool pools[17];  // the CPU and up to 16 CUDA devices; never destroyed before the tensors of static storage duration
+  return pools[device.is_cuda() ? 1 + device.index : 0];
+}
+
+// Memory guards of the tests: a block is asked for with room for the guard bytes, which lie right behind the bytes asked for.
+constexpr std::size_t guard_bytes = 64;
+constexpr unsigned char guard_pattern = 0xA5, poison = 0xFF;  // 0xFF.. is a NaN in every floating type
+std::atomic<bool> guards{false};
+std::atomic<std::uint64_t> violations{0};
+
+std::mutex failure_mutex;
+std::uint64_t failure_countdown = 0;
+
+bool planned_failure() {
+  const std::lock_guard lock(failure_mutex);
+  return failure_countdown != 0 && --failure_countdown == 0;
+}
+
+void* system_allocate(Device device, std::size_t bytes) {
+  if (device.is_cuda()) {
+    if constexpr (has_cuda) return cuda::allocate(bytes);
+  }
+  return std::aligned_alloc(64, bytes);
+}
+
+void system_release(Device device, void* pointer) noexcept {
+  if (device.is_cuda()) {
+    if constexpr (has_cuda) cuda::release(pointer);
+    return;
+  }
+  std::free(pointer);
+}
+
+void drop_free_blocks(Device device, Pool& p) {
+  for (auto& [bytes, blocks] : p.free_blocks) {
+    for (void* block : blocks) {
+      system_release(device, block);
+      p.statistics.reserved -= bytes;
+    }
+    blocks.clear();
+  }
+}
+
+}  // namespace
+
+void* allocate_bytes(Device device, std::size_t asked) {
+  const std::size_t bytes = rounded(asked + guard_bytes);
+  Pool& p = pool(device);
+  const std::lock_guard lock(p.mutex);
+  void* block = nullptr;
+  if (!planned_failure()) {
+    auto& blocks = p.free_blocks[bytes];
+    if (!blocks.empty()) {
+      block = blocks.back();
+      blocks.pop_back();
+    } else {
+      block = system_allocate(device, bytes);
+      if (block == nullptr) {
+        drop_free_blocks(device, p);
+        block = system_allocate(device, bytes);
+      }
+      if (block != nullptr) {
+        p.statistics.reserved += bytes;
+        ++p.statistics.system_allocations;
+      }
+    }
+  }
+  if (block == nullptr) {
+    throw ResourceError(fmt::format("out of memory on {}: {} bytes asked for, {} in use", device_name(device), asked, p.statistics.in_use),
+                        "use a smaller batch, shorter prompts or a smaller cache.prefix_bytes");
+  }
+  p.statistics.in_use += bytes;
+  if (p.statistics.in_use > p.statistics.peak) p.statistics.peak = p.statistics.in_use;
+  if (guards && !device.is_cuda()) {
+    std::memset(block, poison, asked);
+    std::memset(static_cast<unsigned char*>(block) + asked, guard_pattern, guard_bytes);
+  }
+  return block;
+}
+
+void release_bytes(Device device, void* pointer, std::size_t asked) noexcept {
+  if (pointer == nullptr) return;
+  const std::size_t bytes = rounded(asked + guard_bytes);
+  if (guards && !device.is_cuda()) {
+    const auto* behind = static_cast<const unsigned char*>(pointer) + asked;
+    if (std::any_of(behind, behind + guard_bytes, [](unsigned char byte) { return byte != guard_pattern; })) ++violations;
+  }
+  Pool& p = pool(device);
+  const std::lock_guard lock(p.mutex);
+  p.statistics.in_use -= bytes;
+  try {
+    p.free_blocks[bytes].push_back(pointer);
+  } catch (...) {
+    system_release(device, pointer);
+    p.statistics.reserved -= bytes;
+  }
+}
+
+MemoryStatistics memory_statistics(Device device) {
+  Pool& p = pool(device);
+  const std::lock_guard lock(p.mutex);
+  return p.statistics;
+}
+
+void reset_peak(Device device) {
+  Pool& p = pool(device);
+  const std::lock_guard lock(p.mutex);
+  p.statistics.peak = p.statistics.in_use;
+}
+
+void release_cached(Device device) {
+  Pool& p = pool(device);
+  const std::lock_guard lock(p.mutex);
+  drop_free_blocks(device, p);
+}
+
+void set_memory_guards(bool on) {
+  guards = on;
+  violations = 0;
+}
+
+std::uint64_t guard_violations() { return violations; }
+
+void fail_allocation(std::uint64_t n) {
+  const std::lock_guard lock(failure_mutex);
+  failure_countdown = n;
+}
+
+}  // namespace expctr

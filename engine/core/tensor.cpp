@@ -1,0 +1,244 @@
+#include "engine/core/tensor.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "base/error.h"
+#include "base/kernels/elementwise.h"
+#include "cuda/device.h"
+#include "engine/core/allocator.h"
+#include "engine/core/build_info.h"
+#include "engine/core/run.h"
+
+namespace expctr {
+
+Shape::Shape(std::initializer_list<std::int64_t> extents) : Shape(std::span<const std::int64_t>(extents.begin(), extents.size())) {}
+
+Shape::Shape(std::span<const std::int64_t> extents) : rank_(static_cast<int>(extents.size())) {
+  if (extents.size() > static_cast<std::size_t>(max_rank)) {
+    throw ShapeError(fmt::format("a tensor of rank {} was asked for", extents.size()), fmt::format("the largest rank is {}", max_rank));
+  }
+  for (int i = 0; i < rank_; ++i) {
+    if (extents[i] < 0) throw ShapeError(fmt::format("negative extent {}", extents[i]));
+    extent_[i] = extents[i];
+  }
+}
+
+std::int64_t Shape::size() const {
+  std::int64_t n = 1;
+  for (int i = 0; i < rank_; ++i) n *= extent_[i];
+  return n;
+}
+
+bool Shape::operator==(const Shape& other) const {
+  return rank_ == other.rank_ && std::equal(extent_, extent_ + rank_, other.extent_);
+}
+
+std::string Shape::text() const { return fmt::format("[{}]", fmt::join(extent_, extent_ + rank_, ", ")); }
+
+struct Storage {
+  Device device;
+  void* data = nullptr;
+  std::size_t bytes = 0;
+  Storage(Device d, std::size_t n) : device(d), data(allocate_bytes(d, n)), bytes(n) {}
+  ~Storage() { release_bytes(device, data, bytes); }
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+};
+
+// The gradient of a tensor and of all its reshapes and slices; memory comes with the first contribution.
+struct GradientBuffer {
+  Tensor buffer;
+  std::int64_t size = 0;
+};
+
+Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
+  if (const int block = dtype_traits(dtype).block_elements; block > 1 && (shape.rank() == 0 || shape[-1] % block != 0)) {
+    throw ShapeError(fmt::format("a {} tensor of shape {}", dtype_name(dtype), shape.text()), fmt::format("rows of {} come in blocks of {}", dtype_name(dtype), block));
+  }
+  Tensor tensor;
+  tensor.shape_ = shape;
+  tensor.dtype_ = dtype;
+  tensor.device_ = device;
+  tensor.storage_ = std::make_shared<Storage>(device, dtype_bytes(dtype, shape.size()));
+  return tensor;
+}
+
+Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
+  Tensor tensor = empty(shape, dtype, device);
+  if (device.is_cuda()) {
+    if constexpr (has_cuda) cuda::fill_bytes(tensor.data(), 0, tensor.bytes(), tensor.stream());
+  } else if (tensor.bytes() != 0) {
+    std::memset(tensor.data(), 0, tensor.bytes());
+  }
+  return tensor;
+}
+
+namespace {
+
+void copy_bytes(void* destination, Device to, const void* source, Device from, std::size_t bytes) {
+  if (bytes == 0) return;
+  if (!to.is_cuda() && !from.is_cuda()) {
+    std::memcpy(destination, source, bytes);
+  } else if constexpr (has_cuda) {
+    if (to.is_cuda() && from.is_cuda()) {
+      cuda::copy_on_device(destination, source, bytes, current_stream(to));
+    } else if (to.is_cuda()) {
+      cuda::copy_to_device(destination, source, bytes, current_stream(to));
+    } else {
+      cuda::copy_to_host(destination, source, bytes, current_stream(from));
+    }
+  }
+}
+
+}  // namespace
+
+template <class T> Tensor Tensor::of(std::span<const T> values, const Shape& shape, Device device) {
+  if (static_cast<std::int64_t>(values.size()) != shape.size()) {
+    throw ShapeError(fmt::format("{} values for a tensor of shape {}", values.size(), shape.text()));
+  }
+  return of_bytes(std::as_bytes(values), shape, DTypeOf<T>::value, device);
+}
+template Tensor Tensor::of(std::span<const float>, const Shape&, Device);
+template Tensor Tensor::of(std::span<const double>, const Shape&, Device);
+template Tensor Tensor::of(std::span<const std::int32_t>, const Shape&, Device);
+template Tensor Tensor::of(std::span<const std::int64_t>, const Shape&, Device);
+template Tensor Tensor::of(std::span<const std::uint8_t>, const Shape&, Device);
+
+Tensor Tensor::of_bytes(std::span<const std::byte> bytes, const Shape& shape, DType dtype, Device device) {
+  Tensor tensor = empty(shape, dtype, device);
+  if (bytes.size() != tensor.bytes()) {
+    throw ShapeError(fmt::format("{} bytes for a {} tensor of shape {}, which takes {}", bytes.size(), dtype_name(dtype), shape.text(), tensor.bytes()));
+  }
+  copy_bytes(tensor.data(), device, bytes.data(), cpu_device, bytes.size());
+  return tensor;
+}
+
+void* Tensor::data() const {
+  return storage_ == nullptr ? nullptr : static_cast<std::byte*>(storage_->data) + dtype_bytes(dtype_, offset_);
+}
+
+View Tensor::view() const {
+  View v;
+  v.data = data();
+  v.dtype = dtype_;
+  v.rank = shape_.rank();
+  for (int i = 0; i < v.rank; ++i) v.shape[i] = shape_[i];
+  return v;
+}
+
+Tensor Tensor::reshape(const Shape& shape) const {
+  if (shape.size() != size()) throw ShapeError(fmt::format("reshape: {} to {}", shape_.text(), shape.text()), "the number of elements must stay the same");
+  Tensor result = *this;
+  result.shape_ = shape;
+  return result;
+}
+
+Tensor Tensor::slice_rows(std::int64_t begin, std::int64_t count) const {
+  if (rank() == 0 || begin < 0 || count < 0 || begin + count > dim(0)) {
+    throw ShapeError(fmt::format("slice_rows: rows {} to {} of {}", begin, begin + count, shape_.text()));
+  }
+  std::vector<std::int64_t> extents(static_cast<std::size_t>(rank()));
+  std::int64_t row = 1;
+  for (int i = 0; i < rank(); ++i) {
+    extents[static_cast<std::size_t>(i)] = shape_[i];
+    if (i > 0) row *= shape_[i];
+  }
+  extents[0] = count;
+  Tensor result = *this;
+  result.shape_ = Shape(extents);
+  result.offset_ += begin * row;
+  result.gradient_offset_ += begin * row;
+  return result;
+}
+
+Tensor Tensor::to(Device device) const {
+  if (!defined() || device == device_) return *this;
+  Tensor result = empty(shape_, dtype_, device);
+  result.copy_from(*this);
+  return result;
+}
+
+Tensor Tensor::clone() const {
+  if (!defined()) return {};
+  Tensor result = empty_like();
+  result.copy_from(*this);
+  return result;
+}
+
+Tensor Tensor::detached() const {
+  Tensor result = *this;
+  result.gradient_ = nullptr;
+  return result;
+}
+
+template <class T> std::vector<T> Tensor::to_vector() const {
+  if (DTypeOf<T>::value != dtype_) throw ShapeError(fmt::format("to_vector: the tensor is {}, not {}", dtype_name(dtype_), dtype_name(DTypeOf<T>::value)));
+  std::vector<T> values(static_cast<std::size_t>(size()));
+  copy_bytes(values.data(), cpu_device, data(), device_, bytes());
+  return values;
+}
+template std::vector<float> Tensor::to_vector() const;
+template std::vector<double> Tensor::to_vector() const;
+template std::vector<std::int32_t> Tensor::to_vector() const;
+template std::vector<std::int64_t> Tensor::to_vector() const;
+template std::vector<std::uint8_t> Tensor::to_vector() const;
+
+float Tensor::item() const {
+  if (size() != 1) throw ShapeError(fmt::format("item: the tensor is {}", shape_.text()), "only a tensor of one element has an item");
+  return dtype_ == DType::f64 ? static_cast<float>(to_vector<double>()[0]) : to_vector<float>()[0];
+}
+
+void Tensor::copy_from(const Tensor& source) const {
+  if (!(source.shape() == shape_) || source.dtype() != dtype_) {
+    throw ShapeError(fmt::format("copy_from: {} {} into {} {}", dtype_name(source.dtype()), source.shape().text(), dtype_name(dtype_), shape_.text()));
+  }
+  copy_bytes(data(), device_, source.data(), source.device(), bytes());
+}
+
+void Tensor::fill(double value) const { run(device_, Fill{value, view()}); }
+
+Tensor& Tensor::require_gradient() {
+  if (!is_floating(dtype_)) throw ShapeError(fmt::format("require_gradient: the tensor is {}", dtype_name(dtype_)), "only f32 and f64 tensors have gradients");
+  gradient_ = std::make_shared<GradientBuffer>();
+  gradient_->size = size();
+  gradient_offset_ = 0;
+  return *this;
+}
+
+Tensor Tensor::gradient() const {
+  if (gradient_ == nullptr) return {};
+  if (!gradient_->buffer.defined()) gradient_->buffer = zeros({gradient_->size}, dtype_, device_);
+  Tensor result = gradient_->buffer;
+  result.offset_ = gradient_offset_;
+  result.shape_ = shape_;
+  return result;
+}
+
+bool Tensor::has_gradient() const { return gradient_ != nullptr && gradient_->buffer.defined(); }
+
+void Tensor::clear_gradient() const {
+  if (gradient_ != nullptr) gradient_->buffer = Tensor();
+}
+
+void require_shape(const char* op, const char* name, const Tensor& tensor, const Shape& expected, const char* hint) {
+  if (!(tensor.shape() == expected)) {
+    throw ShapeError(fmt::format("{}: {} is {}, expected {}", op, name, tensor.shape().text(), expected.text()), hint);
+  }
+}
+
+void require_rank(const char* op, const char* name, const Tensor& tensor, int rank) {
+  if (tensor.rank() != rank) {
+    throw ShapeError(fmt::format("{}: {} is {}, expected {} axes", op, name, tensor.shape().text(), rank));
+  }
+}
+
+void require_same_place(const char* op, const Tensor& a, const Tensor& b) {
+  if (!(a.device() == b.device()) || a.dtype() != b.dtype()) {
+    throw ShapeError(fmt::format("{}: {} on {} meets {} on {}", op, dtype_name(a.dtype()), device_name(a.device()), dtype_name(b.dtype()), device_name(b.device())),
+                     "bring both operands to one device and dtype first");
+  }
+}
+
+}  // namespace expctr

@@ -1,0 +1,104 @@
+// Tensors: dense, row-major, reference-counted memory on one device, with an optional gradient.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/view.h"
+#include "engine/core/device.h"
+
+namespace expctr {
+
+/// Extents, outermost first. At most max_rank of them.
+class Shape {
+ public:
+  Shape() = default;
+  Shape(std::initializer_list<std::int64_t> extents);
+  explicit Shape(std::span<const std::int64_t> extents);
+  int rank() const { return rank_; }
+  std::int64_t operator[](int i) const { return extent_[i < 0 ? i + rank_ : i]; }
+  std::int64_t size() const;
+  bool operator==(const Shape& other) const;
+  std::string text() const;  ///< "[3, 7]"
+
+ private:
+  int rank_ = 0;
+  std::int64_t extent_[max_rank] = {};
+};
+
+struct Storage;
+struct GradientBuffer;
+
+/// A handle: copies share memory. `reshape` and `slice_rows` share memory and gradient with the original.
+class Tensor {
+ public:
+  Tensor() = default;
+  static Tensor empty(const Shape& shape, DType dtype = DType::f32, Device device = {});
+  static Tensor zeros(const Shape& shape, DType dtype = DType::f32, Device device = {});
+  /// Copies values to the device; T is float, double, std::int32_t, std::int64_t or std::uint8_t, the dtype its own.
+  template <class T> static Tensor of(std::span<const T> values, const Shape& shape, Device device = {});
+  template <class T> static Tensor of(const std::vector<T>& values, const Shape& shape, Device device = {}) {
+    return of(std::span<const T>(values), shape, device);
+  }
+  /// Copies raw bytes (block-quantised or 16-bit types too).
+  static Tensor of_bytes(std::span<const std::byte> bytes, const Shape& shape, DType dtype, Device device = {});
+
+  bool defined() const { return storage_ != nullptr; }
+  const Shape& shape() const { return shape_; }
+  int rank() const { return shape_.rank(); }
+  std::int64_t dim(int i) const { return shape_[i]; }
+  std::int64_t size() const { return shape_.size(); }
+  std::int64_t width() const { return shape_.rank() == 0 ? 1 : shape_[-1]; }
+  std::int64_t rows() const { return width() == 0 ? 0 : size() / width(); }
+  DType dtype() const { return dtype_; }
+  Device device() const { return device_; }
+  Stream stream() const { return current_stream(device_); }
+
+  /// The kernels' view; an undefined tensor gives an empty one.
+  View view() const;
+  operator View() const { return view(); }
+  void* data() const;
+  std::size_t bytes() const { return dtype_bytes(dtype_, size()); }
+
+  Tensor empty_like() const { return empty(shape_, dtype_, device_); }
+  Tensor reshape(const Shape& shape) const;
+  /// Rows begin .. begin + count - 1 along the first axis.
+  Tensor slice_rows(std::int64_t begin, std::int64_t count) const;
+  Tensor to(Device device) const;  ///< this tensor if it is there already; no gradient passes
+  Tensor clone() const;
+  Tensor detached() const;         ///< the same memory without a gradient
+  template <class T> std::vector<T> to_vector() const;
+  float item() const;              ///< the only element, as float
+  void copy_from(const Tensor& source) const;  ///< same shape and dtype, any device
+  void fill(double value) const;
+
+  /// Marks a leaf: operations on it are recorded while a Tape is alive.
+  Tensor& require_gradient();
+  bool requires_gradient() const { return gradient_ != nullptr; }
+  /// The accumulated gradient, shaped like this tensor; zeros are made on first use. Undefined where none is required.
+  Tensor gradient() const;
+  bool has_gradient() const;       ///< something has been accumulated
+  void clear_gradient() const;
+
+ private:
+  friend class Tape;
+  Shape shape_;
+  DType dtype_ = DType::f32;
+  Device device_;
+  std::shared_ptr<Storage> storage_;
+  std::int64_t offset_ = 0;                    ///< in elements (a multiple of the block for block formats)
+  std::shared_ptr<GradientBuffer> gradient_;
+  std::int64_t gradient_offset_ = 0;
+};
+
+/// Throws ShapeError "<op>: <name> is [a, b], expected [c, d]" with a hint.
+void require_shape(const char* op, const char* name, const Tensor& tensor, const Shape& expected, const char* hint = "");
+/// Throws ShapeError unless the tensor has this rank.
+void require_rank(const char* op, const char* name, const Tensor& tensor, int rank);
+void require_same_place(const char* op, const Tensor& a, const Tensor& b);
+
+}  // namespace expctr

@@ -1,0 +1,51 @@
+#include "engine/ops/attention.h"
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "engine/autograd/tape.h"
+#include "engine/core/run.h"
+
+namespace expctr {
+
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& sequence_offsets, const AttentionShape& shape) {
+  require_rank("attention", "q", q, 2);
+  require_same_place("attention", q, k);
+  require_same_place("attention", q, v);
+  if (shape.kv_heads <= 0 || shape.heads % shape.kv_heads != 0) {
+    throw ShapeError(fmt::format("attention: {} query heads, {} key-value heads", shape.heads, shape.kv_heads), "query heads are a multiple of key-value heads");
+  }
+  require_shape("attention", "q", q, {q.dim(0), std::int64_t{shape.heads} * shape.head_dim});
+  require_shape("attention", "k", k, {q.dim(0), std::int64_t{shape.kv_heads} * shape.head_dim});
+  require_shape("attention", "v", v, k.shape());
+  require_rank("attention", "sequence_offsets", sequence_offsets, 1);
+  Tensor y = q.empty_like(), log_sum_exp = Tensor::empty({q.dim(0), shape.heads}, q.dtype(), q.device());
+  run(q.device(), AttentionForward{shape, q, k, v, sequence_offsets, y, log_sum_exp});
+  return record("attention", y, {q, k, v}, [=](const Tensor& dy, const GradientSlots& d) {
+    run(q.device(), AttentionBackward{shape, q, k, v, sequence_offsets, y.detached(), log_sum_exp, dy, d[0], d[1], d[2], {}});
+  });
+}
+
+Tensor paged_attention(const Tensor& q, const Tensor& query_offsets, const Tensor& context_lengths, const Tensor& page_table, const Tensor& key_pages,
+                       const Tensor& value_pages, const AttentionShape& shape) {
+  require_rank("paged_attention", "page_table", page_table, 2);
+  const Shape pages{key_pages.dim(0), attention_block, std::int64_t{shape.kv_heads} * shape.head_dim};
+  require_shape("paged_attention", "q", q, {q.dim(0), std::int64_t{shape.heads} * shape.head_dim});
+  require_shape("paged_attention", "query_offsets", query_offsets, {page_table.dim(0) + 1});
+  require_shape("paged_attention", "context_lengths", context_lengths, {page_table.dim(0)});
+  require_shape("paged_attention", "key_pages", key_pages, pages);
+  require_shape("paged_attention", "value_pages", value_pages, pages);
+  Tensor y = q.empty_like();
+  run(q.device(), PagedAttention{shape, q, query_offsets, context_lengths, page_table, key_pages, value_pages, y});
+  return y;
+}
+
+void store_keys_values(const Tensor& k, const Tensor& v, const Tensor& slots, const Tensor& key_pages, const Tensor& value_pages) {
+  require_shape("store_keys_values", "v", v, k.shape());
+  require_shape("store_keys_values", "slots", slots, {k.dim(0)}, "one slot per token");
+  require_shape("store_keys_values", "key_pages", key_pages, {key_pages.dim(0), attention_block, k.dim(1)});
+  require_shape("store_keys_values", "value_pages", value_pages, key_pages.shape());
+  run(k.device(), StoreKeysValues{k, v, slots, key_pages, value_pages});
+}
+
+}  // namespace expctr

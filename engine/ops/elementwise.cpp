@@ -1,0 +1,89 @@
+#include "engine/ops/elementwise.h"
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "base/philox.h"
+#include "engine/autograd/tape.h"
+#include "engine/core/run.h"
+
+namespace expctr {
+namespace {
+
+Shape broadcast_shape(const Tensor& a, const Tensor& b) {
+  const int rank = std::max(a.rank(), b.rank());
+  std::vector<std::int64_t> extents(static_cast<std::size_t>(rank));
+  for (int i = 0; i < rank; ++i) {
+    const int ia = i - (rank - a.rank()), ib = i - (rank - b.rank());
+    const std::int64_t ea = ia < 0 ? 1 : a.dim(ia), eb = ib < 0 ? 1 : b.dim(ib);
+    if (ea != eb && ea != 1 && eb != 1) {
+      throw ShapeError(fmt::format("elementwise: {} and {} do not broadcast", a.shape().text(), b.shape().text()),
+                       "shapes are aligned at the right; extents must be equal or 1");
+    }
+    extents[static_cast<std::size_t>(i)] = ea == 1 ? eb : ea;
+  }
+  return Shape(extents);
+}
+
+}  // namespace
+
+Tensor unary(Unary function, const Tensor& x) {
+  Tensor y = x.detached().empty_like();
+  run(x.device(), UnaryForward{function, x, y});
+  return record("unary", y, {x}, [=](const Tensor& dy, const GradientSlots& d) { run(x.device(), UnaryBackward{function, x, dy, d[0]}); });
+}
+
+Tensor binary(Binary function, const Tensor& a, const Tensor& b) {
+  require_same_place("elementwise", a, b);
+  Tensor y = Tensor::empty(broadcast_shape(a, b), a.dtype(), a.device());
+  run(a.device(), BinaryForward{function, a, b, y});
+  return record("binary", y, {a, b}, [=](const Tensor& dy, const GradientSlots& d) { run(a.device(), BinaryBackward{function, a, b, dy, d[0], d[1], {}}); });
+}
+
+Tensor affine(const Tensor& x, double scale, double shift) {
+  Tensor y = x.empty_like();
+  run(x.device(), Affine{scale, shift, x, y});
+  return record("affine", y, {x}, [=](const Tensor& dy, const GradientSlots& d) { run(x.device(), Axpy{scale, dy, d[0]}); });
+}
+
+Tensor swiglu(const Tensor& gate, const Tensor& up) {
+  require_same_place("swiglu", gate, up);
+  require_shape("swiglu", "up", up, gate.shape(), "gate and up have the same shape");
+  Tensor y = gate.empty_like();
+  run(gate.device(), SwigluForward{gate, up, y});
+  return record("swiglu", y, {gate, up}, [=](const Tensor& dy, const GradientSlots& d) { run(gate.device(), SwigluBackward{gate, up, dy, d[0], d[1]}); });
+}
+
+Tensor dropout(const Tensor& x, const Tensor& sample_ids, double probability, const DropoutKey& key) {
+  require_rank("dropout", "x", x, 2);
+  require_shape("dropout", "sample_ids", sample_ids, {x.dim(0)}, "one id per row");
+  if (!(probability >= 0.0 && probability < 1.0)) throw ShapeError(fmt::format("dropout: probability {}", probability), "it lies in [0, 1)");
+  if (probability == 0.0) return x;
+  const RandomKey random = random_key(key.seed, "dropout");
+  Dropout args{static_cast<float>(probability), random.low, random.high, key.step, key.channel, false, x, sample_ids, {}};
+  Tensor y = x.empty_like();
+  args.y = y;
+  run(x.device(), args);
+  return record("dropout", y, {x}, [=](const Tensor& dy, const GradientSlots& d) {
+    Dropout backward = args;
+    backward.accumulate = true;
+    backward.x = dy;
+    backward.sample = sample_ids;
+    backward.y = d[0];
+    run(x.device(), backward);
+  });
+}
+
+Tensor convert(const Tensor& x, DType dtype) {
+  Tensor y = Tensor::empty(x.shape(), dtype, x.device());
+  run(x.device(), Convert{x, y});
+  return y;
+}
+
+void axpy(double alpha, const Tensor& x, const Tensor& y) {
+  require_same_place("axpy", x, y);
+  require_shape("axpy", "x", x, y.shape());
+  run(x.device(), Axpy{alpha, x, y});
+}
+
+}  // namespace expctr

@@ -1,0 +1,64 @@
+#include "engine/ops/linear.h"
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "engine/autograd/tape.h"
+#include "engine/core/run.h"
+
+namespace expctr {
+
+FrozenWeight::FrozenWeight(const Tensor& source, ComputeMode mode) {
+  require_rank("frozen weight", "source", source, 2);
+  packed_.outputs = source.dim(0);
+  packed_.inputs = source.dim(1);
+  packed_.dtype = source.dtype();
+  packed_.mode = mode;
+  if (!source.device().is_cuda()) {
+    packed_.bytes = cpu::packed_weight_bytes(packed_.outputs, packed_.inputs, packed_.dtype, mode);
+  } else if constexpr (has_cuda) {
+    packed_.bytes = cuda::packed_weight_bytes(packed_.outputs, packed_.inputs, packed_.dtype, mode);
+  }
+  memory_ = Tensor::zeros({static_cast<std::int64_t>(packed_.bytes)}, DType::u8, source.device());
+  packed_.data = memory_.data();
+  run(source.device(), PackWeight{source, packed_});
+}
+
+namespace {
+
+void require_inputs(const char* op, const Tensor& x, const FrozenWeight& weight) {
+  require_rank(op, "x", x, 2);
+  if (x.dim(1) != weight.inputs() || x.dtype() != DType::f32 || !(x.device() == weight.device())) {
+    throw ShapeError(fmt::format("{}: x is {} {} on {}, the weight [{}, {}] on {}", op, dtype_name(x.dtype()), x.shape().text(), device_name(x.device()),
+                                 weight.outputs(), weight.inputs(), device_name(weight.device())),
+                     "x is f32 with one column per input of the weight, on the weight's device");
+  }
+}
+
+}  // namespace
+
+Tensor linear_frozen(const Tensor& x, const FrozenWeight& weight, const Tensor& bias) {
+  require_inputs("linear_frozen", x, weight);
+  if (bias.defined()) require_shape("linear_frozen", "bias", bias, {weight.outputs()}, "one value per output");
+  Tensor y = Tensor::empty({x.dim(0), weight.outputs()}, DType::f32, x.device());
+  run(x.device(), LinearFrozen{weight.packed(), x, bias, y});
+  return record("linear_frozen", y, {x}, [=](const Tensor& dy, const GradientSlots& d) {
+    run(x.device(), LinearFrozenBackward{weight.packed(), dy, d[0], {}});
+  });
+}
+
+TokenScores linear_cross_entropy(const Tensor& x, const FrozenWeight& weight, const Tensor& targets, double temperature, bool entropy) {
+  require_inputs("linear_cross_entropy", x, weight);
+  require_shape("linear_cross_entropy", "targets", targets, {x.dim(0)}, "one target per row");
+  if (!(temperature > 0.0)) throw ShapeError(fmt::format("linear_cross_entropy: temperature {}", temperature), "it is positive");
+  TokenScores scores{Tensor::empty({x.dim(0)}, DType::f32, x.device()), {}};
+  if (entropy) scores.entropy = Tensor::empty({x.dim(0)}, DType::f32, x.device());
+  Tensor log_sum_exp = scores.log_probability.empty_like();
+  run(x.device(), LinearCrossEntropyForward{weight.packed(), temperature, x, targets, scores.log_probability, log_sum_exp, scores.entropy, {}});
+  scores.log_probability = record("linear_cross_entropy", scores.log_probability, {x}, [=](const Tensor& dy, const GradientSlots& d) {
+    run(x.device(), LinearCrossEntropyBackward{weight.packed(), temperature, x, targets, log_sum_exp, dy, d[0], {}});
+  });
+  return scores;
+}
+
+}  // namespace expctr

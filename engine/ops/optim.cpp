@@ -1,0 +1,23 @@
+#include "engine/ops/optim.h"
+
+#include <vector>
+
+#include "engine/core/run.h"
+
+namespace expctr {
+
+void adamw_update(std::span<const AdamSlot> slots, const AdamOptions& options, std::int64_t step, double gradient_scale) {
+  if (slots.empty()) return;
+  std::vector<AdamTensor> tensors;
+  for (const AdamSlot& slot : slots) {
+    require_shape("adamw_update", "gradient", slot.gradient, slot.parameter.shape());
+    require_same_place("adamw_update", slot.parameter, slot.gradient);
+    require_shape("adamw_update", "first_moment", slot.first_moment, slot.parameter.shape());
+    require_shape("adamw_update", "second_moment", slot.second_moment, slot.parameter.shape());
+    tensors.push_back({slot.parameter, slot.gradient, slot.first_moment, slot.second_moment});
+  }
+  run(slots[0].parameter.device(), AdamW{options.learning_rate, options.beta1, options.beta2, options.epsilon, options.weight_decay, gradient_scale, step,
+                                         tensors.data(), static_cast<int>(tensors.size())});
+}
+
+}  // namespace expctr
