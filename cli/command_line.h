@@ -10,7 +10,7 @@
 
 namespace expctr {
 
-/// How --threads and --isa reach the kernels; both throw UsageError for what they cannot do.
+/// How --threads and --isa reach the kernels; both throw for what they cannot do. An empty one makes its option a UsageError.
 struct RuntimeSettings {
   std::function<void(int)> set_threads;
   std::function<void(std::string_view)> set_isa;
