@@ -6,6 +6,8 @@
 
 #include "base/error.h"
 #include "cli/option_checks.h"
+#include "cpu/isa.h"
+#include "cpu/thread_pool.h"
 #include "engine/config/nearest.h"
 #include "engine/log/logger.h"
 
@@ -69,7 +71,7 @@ void refuse_unknown_words(const CLI::App& app, const std::vector<Command>& comma
                    names.empty() ? help_hint(deepest) : did_you_mean(word, names));
 }
 
-void parse_and_run(const std::vector<std::string>& words, const std::vector<Command>& commands, const RuntimeSettings& runtime) {
+void parse_and_run(const std::vector<std::string>& words, const std::vector<Command>& commands) {
   CLI::App app("Trains, explains and evaluates recommenders whose predictions come with reasons.", program);
   Parsed parsed;
   // Inherited by the commands: global options may follow the command, and unknown words are collected for a better message than the
@@ -101,14 +103,8 @@ void parse_and_run(const std::vector<std::string>& words, const std::vector<Comm
   if (app.get_subcommands().empty()) throw UsageError("no command is given", help_hint(app));
   if (app.count("--seed") > 0) parsed.global.seed = parsed.seed;
   if (parsed.global.quiet) Logger::instance().set_level(LogLevel::warning);
-  if (parsed.global.threads > 0) {
-    if (!runtime.set_threads) throw UsageError("--threads: this build has no thread pool");
-    runtime.set_threads(parsed.global.threads);
-  }
-  if (!parsed.global.isa.empty()) {
-    if (!runtime.set_isa) throw UsageError("--isa: this build has one instruction set");
-    runtime.set_isa(parsed.global.isa);
-  }
+  if (parsed.global.threads > 0) cpu::set_thread_count(parsed.global.threads);
+  if (!parsed.global.isa.empty()) cpu::set_isa(cpu::parse_isa(parsed.global.isa));
   const std::string& name = app.get_subcommands().front()->get_name();
   for (const Command& command : commands) {
     if (command.name == name) command.run(parsed.global);
@@ -126,9 +122,9 @@ int report(const std::string& message, ExitCode code) {
 
 }  // namespace
 
-int run_command_line(const std::vector<std::string>& words, const std::vector<Command>& commands, const RuntimeSettings& runtime) {
+int run_command_line(const std::vector<std::string>& words, const std::vector<Command>& commands) {
   try {
-    parse_and_run(words, commands, runtime);
+    parse_and_run(words, commands);
     return static_cast<int>(ExitCode::done);
   } catch (const Error& error) {
     return report(error.what(), error.code());

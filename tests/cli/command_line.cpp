@@ -9,6 +9,8 @@
 
 #include "base/error.h"
 #include "cli/option_checks.h"
+#include "cpu/isa.h"
+#include "cpu/thread_pool.h"
 #include "engine/log/logger.h"
 #include "engine/log/process.h"
 #include "tests/cli/outcome.h"
@@ -51,10 +53,7 @@ std::vector<Job> sample_jobs() {
 
 Outcome run(const std::vector<std::string>& words) {
   const TemporaryFolder folder;
-  return in_child(folder.path(), [&] {
-    RuntimeSettings runtime{[](int threads) { std::printf("threads %d\n", threads); }, {}};
-    return run_command_line(words, all_commands(sample_jobs()), runtime);
-  });
+  return in_child(folder.path(), [&] { return run_command_line(words, all_commands(sample_jobs())); });
 }
 
 void check_error(const std::vector<std::string>& words, int code, const std::string& errors) {
@@ -73,7 +72,7 @@ TEST_CASE("run hands the options to the job") {
   CHECK(run({"run", "sft", "--config", "configs/a/tiny.yaml", "--set", "a.b=1", "--set", "k=[1, 2]", "--set=t=last 4"}).output ==
         "job=sft config=configs/a/tiny.yaml out=runs/tiny resume=auto device= threads=0 seed=- json=0 quiet=0 [a.b=1] [k=[1, 2]] [t=last "
         "4]\n");
-  const char* full = "threads 3\njob=sft config=- out=o resume=never device=cpu threads=3 seed=18446744073709551615 json=1 quiet=1\n";
+  const char* full = "job=sft config=- out=o resume=never device=cpu threads=3 seed=18446744073709551615 json=1 quiet=1\n";
   CHECK(run({"run", "sft", "--out", "o", "--resume", "never", "--device", "cpu", "--threads", "3", "--seed", "18446744073709551615",
              "--json", "--quiet"})
             .output == full);
@@ -89,7 +88,7 @@ TEST_CASE("explain and evaluate start the jobs of their names on a finished run"
   fs::create_directories(folder / "r");
   std::ofstream(folder / "r" / "config.yaml") << "seed: 1\n";
   const auto run_here = [&](const std::vector<std::string>& words) {
-    return in_child(folder.path(), [&] { return run_command_line(words, all_commands(sample_jobs()), {}); });
+    return in_child(folder.path(), [&] { return run_command_line(words, all_commands(sample_jobs())); });
   };
   CHECK(run_here({"explain", "--run", "r", "--user", "196", "--item", "it's: 242", "--set", "x=1"}).output ==
         "job=explain config=r/config.yaml out=r resume=auto device= threads=0 seed=- json=0 quiet=0 [x=1] [explain.user=\"196\"] "
@@ -132,7 +131,7 @@ TEST_CASE("wrong usage is exit code 2") {
   check_error({"run", "sft", "--device", "tpu"}, 2, "error: --device tpu: no such device\nHINT: write cpu, cuda or cuda:N\n");
   CHECK(run({"run", "sft", "--device", "cuda:"}).code == 2);
   CHECK(run({"run", "sft", "--device", "cuda:x"}).code == 2);
-  CHECK(run({"run", "sft", "--isa", "v3"}).code == 2);
+  CHECK(run({"run", "sft", "--isa", "sse"}).code == 2);
 }
 
 TEST_CASE("each kind of failure has its exit code and one message") {
@@ -150,6 +149,16 @@ TEST_CASE("--quiet keeps warnings, and the log goes to stderr") {
   CHECK(run({"run", "chatty"}).errors == "told\nwarning: warned\n");
   CHECK(run({"run", "chatty", "--quiet"}).errors == "warning: warned\n");
   CHECK(run({"run", "chatty"}).output == "");
+}
+
+TEST_CASE("--threads and --isa reach the kernels") {
+  const auto report = [](const RunOptions&) { std::printf("%d %s\n", cpu::thread_count(), cpu::isa_name(cpu::active_isa())); };
+  const TemporaryFolder folder;
+  const auto run_report = [&](const std::vector<std::string>& words) {
+    return in_child(folder.path(), [&] { return run_command_line(words, all_commands({{"report", "", report}})); }).output;
+  };
+  CHECK(run_report({"run", "report", "--threads", "3", "--isa", "v3"}) == "3 v3\n");
+  CHECK(run_report({"run", "report", "--threads", "1"}) == fmt::format("1 {}\n", cpu::isa_name(cpu::best_isa())));
 }
 
 TEST_CASE("help lists commands, options and jobs") {
@@ -170,7 +179,7 @@ TEST_CASE("a full disk under stdout is exit code 4") {
   const TemporaryFolder folder;
   const Outcome outcome = in_child(folder.path(), [] {
     if (std::freopen("/dev/full", "w", stdout) == nullptr) return 99;
-    return run_command_line({"run", "sft"}, all_commands(sample_jobs()), {});
+    return run_command_line({"run", "sft"}, all_commands(sample_jobs()));
   });
   CHECK(outcome.code == 4);
 }

@@ -57,7 +57,7 @@ Outcome run(const fs::path& folder, const std::vector<std::string>& words, std::
   return in_child(folder, [&] {
     std::optional<ScopedFault> fault;
     if (plan) fault.emplace(*plan);
-    return run_command_line(words, all_commands({{"small", "", run_small_job, "tiny"}, {"other", "", run_small_job, "tiny"}}), {});
+    return run_command_line(words, all_commands({{"small", "", run_small_job, "tiny"}, {"other", "", run_small_job, "tiny"}}));
   });
 }
 
