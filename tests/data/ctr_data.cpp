@@ -35,7 +35,7 @@ double rounded(double value) { return std::round(value * 1e4) / 1e4; }
 }  // namespace
 
 TEST_CASE("vocabulary: descending frequency, ties by number then text, 0 padding, last unknown") {
-  const Vocabulary vocabulary = Vocabulary::build({{"b", 3}, {"10", 2}, {"9", 2}, {"a", 3}, {"rare", 1}, {"", 9}, {"never", 0}});
+  const FieldVocabulary vocabulary = FieldVocabulary::build({{"b", 3}, {"10", 2}, {"9", 2}, {"a", 3}, {"rare", 1}, {"", 9}, {"never", 0}});
   CHECK(vocabulary.size() == 7);
   CHECK(vocabulary.id("a") == 1);
   CHECK(vocabulary.id("b") == 2);
@@ -45,7 +45,7 @@ TEST_CASE("vocabulary: descending frequency, ties by number then text, 0 padding
   CHECK(vocabulary.id("never") == 6);
   CHECK(vocabulary.id("") == vocabulary.unknown());
   CHECK(vocabulary.value(3) == "9");
-  CHECK(Vocabulary::build({{"a", 3}, {"rare", 1}}, 2).id("rare") == 2);
+  CHECK(FieldVocabulary::build({{"a", 3}, {"rare", 1}}, 2).id("rare") == 2);
 }
 
 TEST_CASE("batch order: a permutation of its own per epoch and seed, the same again, cut anywhere") {

@@ -81,11 +81,11 @@ ComputeMode read_compute(ConfigReader& llm) {
 }
 
 constexpr std::array<std::string_view, 9> sft_sections = {"seed", "data", "llm", "lora", "prompt", "folds", "pairs", "scorer", "sft"};
-constexpr std::array<std::string_view, 12> stage1_sections = {"seed", "data", "llm", "lora", "prompt", "folds", "pairs", "scorer", "sft", "ppo", "reward.lc", "explain"};
+constexpr std::array<std::string_view, 12> stage1_sections = {"seed", "data", "llm", "lora", "prompt", "folds", "pairs", "scorer", "sft", "ppo", "reward.lc", "explain.decode"};
 constexpr std::array<std::string_view, 16> stage2_sections = {"seed", "data",   "llm",       "lora",    "prompt",  "folds",   "pairs", "scorer",
-                                                              "sft",  "ppo",    "reward.lc", "explain", "encoder", "adapter", "ctr",   "stage2"};
+                                                              "sft",  "ppo",    "reward.lc", "explain.decode", "encoder", "adapter", "ctr",   "stage2"};
 constexpr std::array<std::string_view, 17> stage3_sections = {"seed", "data", "llm",    "lora",    "prompt",  "folds",   "pairs", "scorer", "sft",
-                                                              "ppo",  "reward", "explain", "encoder", "adapter", "ctr",   "stage2", "stage3"};
+                                                              "ppo",  "reward", "explain.decode", "encoder", "adapter", "ctr",   "stage2", "stage3"};
 
 }  // namespace
 
@@ -155,6 +155,8 @@ ExpctrConfig read_expctr_config(const Config& config) {
   c.explain_greedy = explain.choice("decode", "greedy", {"greedy", "sample"}) == "greedy";
   c.explain_batch = explain.get("batch", c.explain_batch);
   explain.require("batch", c.explain_batch >= 1, "must be at least 1");
+  c.explain_user = explain.get("user", "");
+  c.explain_item = explain.get("item", "");
   c.refresh = r.section("stage3").choice("refresh", "all", {"all", "eval", "none"});
   c.cache_bytes = static_cast<std::size_t>(r.section("cache").get("prefix_bytes", std::int64_t{1} << 30));
   c.checkpoint_every = r.section("checkpoint").get("every", std::int64_t{1});

@@ -53,6 +53,7 @@ struct ExpctrConfig {
   bool stage2_rows_with_text = false;  ///< stage2.rows: with_text instead of all
   bool explain_greedy = true;
   std::int64_t explain_batch = 16;
+  std::string explain_user, explain_item;  ///< what `run explain` explains
   std::string refresh;  ///< what stage 3 explains again: all, eval or none
   std::size_t cache_bytes = 0;
   std::int64_t checkpoint_every = 1;
