@@ -120,7 +120,8 @@ DinOutput Din::forward(const DinBatch& batch, const CtrMode& mode) const {
     (options_.fields[i].of_item ? target_parts : other_parts).push_back(vectors.back());
     if (options_.fields[i].of_item) history_parts.push_back(embed(i, batch.history_fields[history_parts.size()]));
   }
-  if (options_.map_layer) history_parts.push_back(gather(label_table_, batch.history_label, padding_row));
+  // The label of padding starts at zero and is trained like the others: padded positions enter Dice's statistics. The reference values have it so.
+  if (options_.map_layer) history_parts.push_back(gather(label_table_, batch.history_label));
   const Tensor target = concat_columns(target_parts);
   const Tensor raw = concat_columns(history_parts);
   const Tensor entries = options_.map_layer ? map_(raw) : raw;
