@@ -13,8 +13,8 @@ struct SoftmaxPart;
 
 struct KernelTable {
   int tile_rows;  ///< rows that gemm_panel takes at a time; pack_rows() groups by it
-  void (*gemm_panel)(std::int64_t rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc, int columns,
-                     const float* bias, bool load);
+  void (*gemm_panel)(std::int64_t rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
+                     int columns, const float* bias, bool load);
   void (*unpack_panel)(DType dtype, const void* panel, std::int64_t k0, std::int64_t k1, float* out);
   void (*softmax_part)(const float* logits, std::int64_t n, float scale, SoftmaxPart* part);
   void (*softmax_row)(const float* logits, std::int64_t n, float scale, float log_sum_exp, float* out);

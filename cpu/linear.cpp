@@ -1,6 +1,6 @@
-// Products with frozen weights. Forward: outputs in panels of 32; a panel is dequantised once into [inputs][32] (second-level cache) and multiplied with
-// all rows. Backward: inputs in columns of 32, outputs in chunks that are dequantised into [outputs][32] and added to dx in ascending order.
-// 2 rows outputs inputs operations; few rows: bound by reading the packed weight once.
+// Products with frozen weights. Forward: outputs in panels of 32; a panel is dequantised once into [inputs][32] (second-level cache) and
+// multiplied with all rows. Backward: inputs in columns of 32, outputs in chunks that are dequantised into [outputs][32] and added to dx in
+// ascending order. 2 rows outputs inputs operations; few rows: bound by reading the packed weight once.
 #include "base/kernels/linear.h"
 
 #include <algorithm>
@@ -22,8 +22,8 @@ constexpr std::int64_t row_chunk = 96 * 12;
 
 std::int64_t multiply_scratch_floats(const PackedWeight& weight) { return weight.inputs * panel_width; }
 
-void multiply_panels(const KernelTable& table, const PackedWeight& weight, const float* packed, std::int64_t rows, std::int64_t first, std::int64_t count,
-                     const float* bias, float* y, std::int64_t y_stride, float* scratch) {
+void multiply_panels(const KernelTable& table, const PackedWeight& weight, const float* packed, std::int64_t rows, std::int64_t first,
+                     std::int64_t count, const float* bias, float* y, std::int64_t y_stride, float* scratch) {
   const DType dtype = panel_dtype(weight.dtype);
   for (std::int64_t i = 0; i < count; ++i) {
     const std::int64_t n0 = (first + i) * panel_width;
@@ -34,12 +34,13 @@ void multiply_panels(const KernelTable& table, const PackedWeight& weight, const
       panel = reinterpret_cast<const float*>(data);
     else
       table.unpack_panel(dtype, data, 0, weight.inputs, scratch);
-    table.gemm_panel(rows, weight.inputs, packed, panel, panel_width, y + i * panel_width, y_stride, columns, bias ? bias + n0 : nullptr, false);
+    table.gemm_panel(rows, weight.inputs, packed, panel, panel_width, y + i * panel_width, y_stride, columns, bias ? bias + n0 : nullptr,
+                     false);
   }
 }
 
-void multiply_transposed(const KernelTable& table, const PackedWeight& weight, const float* packed, std::int64_t rows, std::int64_t n0, std::int64_t n1,
-                         float* dx) {
+void multiply_transposed(const KernelTable& table, const PackedWeight& weight, const float* packed, std::int64_t rows, std::int64_t n0,
+                         std::int64_t n1, float* dx) {
   const std::int64_t blocks = (weight.inputs + panel_width - 1) / panel_width, outputs = n1 - n0;
   parallel_for(blocks, std::max<std::int64_t>(1, 1024 / std::max<std::int64_t>(1, outputs)), [&](std::int64_t begin, std::int64_t end) {
     float* columns = reinterpret_cast<float*>(thread_scratch(sizeof(float) * outputs * panel_width).data());
@@ -52,12 +53,16 @@ void multiply_transposed(const KernelTable& table, const PackedWeight& weight, c
   });
 }
 
-template <> void run(const LinearFrozen& args, Stream) {
+template <>
+void run(const LinearFrozen& args, Stream) {
   const PackedWeight& weight = args.weight;
   require_supported("LinearFrozen", weight.dtype, weight.mode);
-  const auto check = [&](bool holds, const char* rule) { require_arguments(holds, "LinearFrozen", rule, {{"x", args.x}, {"bias", args.bias}, {"y", args.y}}); };
+  const auto check = [&](bool holds, const char* rule) {
+    require_arguments(holds, "LinearFrozen", rule, {{"x", args.x}, {"bias", args.bias}, {"y", args.y}});
+  };
   check(args.x.dtype == DType::f32 && args.y.dtype == DType::f32, "x and y are f32");
-  check(args.x.width() == weight.inputs && args.y.width() == weight.outputs && args.x.rows() == args.y.rows(), "x is [rows, inputs], y [rows, outputs]");
+  check(args.x.width() == weight.inputs && args.y.width() == weight.outputs && args.x.rows() == args.y.rows(),
+        "x is [rows, inputs], y [rows, outputs]");
   check(args.bias.empty() || (args.bias.dtype == DType::f32 && args.bias.size() == weight.outputs), "bias is f32 [outputs]");
   const KernelTable& table = kernels();
   const float* bias = args.bias.as<float>();
@@ -74,18 +79,21 @@ template <> void run(const LinearFrozen& args, Stream) {
   }
 }
 
-template <> std::size_t scratch_bytes(const LinearFrozenBackward& args) {
+template <>
+std::size_t scratch_bytes(const LinearFrozenBackward& args) {
   return sizeof(float) * std::min(args.dy.rows(), row_chunk) * std::min(args.weight.outputs, output_chunk);
 }
 
-template <> void run(const LinearFrozenBackward& args, Stream) {
+template <>
+void run(const LinearFrozenBackward& args, Stream) {
   const PackedWeight& weight = args.weight;
   require_supported("LinearFrozenBackward", weight.dtype, weight.mode);
   const auto check = [&](bool holds, const char* rule) {
     require_arguments(holds, "LinearFrozenBackward", rule, {{"dy", args.dy}, {"dx", args.dx}, {"scratch", args.scratch}});
   };
   check(args.dx.dtype == DType::f32 && args.dy.dtype == DType::f32, "dx and dy are f32");
-  check(args.dx.width() == weight.inputs && args.dy.width() == weight.outputs && args.dx.rows() == args.dy.rows(), "dx is [rows, inputs], dy [rows, outputs]");
+  check(args.dx.width() == weight.inputs && args.dy.width() == weight.outputs && args.dx.rows() == args.dy.rows(),
+        "dx is [rows, inputs], dy [rows, outputs]");
   check(dtype_bytes(args.scratch.dtype, args.scratch.size()) >= scratch_bytes(args), "scratch has scratch_bytes()");
   const KernelTable& table = kernels();
   float* packed = args.scratch.as<float>();

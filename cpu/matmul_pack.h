@@ -14,16 +14,17 @@ namespace expctr::cpu {
 inline void pack_rows(const float* a, std::int64_t row_stride, std::int64_t k_stride, std::int64_t rows, std::int64_t k_count, float alpha,
                       int tile_rows, float* out) {
   const std::int64_t tiles = (rows + tile_rows - 1) / tile_rows;
-  parallel_for(tiles, std::max<std::int64_t>(1, 32768 / (tile_rows * std::max<std::int64_t>(1, k_count))), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t) {
-      const std::int64_t first = t * tile_rows, count = std::min<std::int64_t>(tile_rows, rows - first);
-      float* tile = out + first * k_count;
-      for (std::int64_t r = 0; r < count; ++r) {
-        const float* source = a + (first + r) * row_stride;
-        for (std::int64_t k = 0; k < k_count; ++k) tile[k * count + r] = source[k * k_stride] * alpha;
-      }
-    }
-  });
+  parallel_for(tiles, std::max<std::int64_t>(1, 32768 / (tile_rows * std::max<std::int64_t>(1, k_count))),
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t t = begin; t < end; ++t) {
+                   const std::int64_t first = t * tile_rows, count = std::min<std::int64_t>(tile_rows, rows - first);
+                   float* tile = out + first * k_count;
+                   for (std::int64_t r = 0; r < count; ++r) {
+                     const float* source = a + (first + r) * row_stride;
+                     for (std::int64_t k = 0; k < k_count; ++k) tile[k * count + r] = source[k * k_stride] * alpha;
+                   }
+                 }
+               });
 }
 
 /// B[k, columns], element (k, n) at b[k * k_stride + n * column_stride] -> [k][32], columns beyond `columns` zero.

@@ -32,7 +32,8 @@ struct Floats {
     return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
   }
   static Lanes load_lanes(const std::uint32_t* p) { return {_mm512_loadu_si512(p)}; }
-  template <int i> static Floats nibble(Lanes x) {
+  template <int i>
+  static Floats nibble(Lanes x) {
     // The permutation looks at the lowest four bits of a lane only.
     const __m512 numbers = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     return {_mm512_permutexvar_ps(_mm512_srli_epi32(x.all, 4 * i), numbers)};

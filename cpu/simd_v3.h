@@ -42,7 +42,8 @@ struct Floats {
     return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
   }
   /// Bits 4 i to 4 i + 3 of every lane, as numbers 0 to 15.
-  template <int i> static Floats nibble(Lanes x) {
+  template <int i>
+  static Floats nibble(Lanes x) {
     const __m256i fifteen = _mm256_set1_epi32(15);
     return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.low, 4 * i), fifteen)),
             _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.high, 4 * i), fifteen))};
@@ -51,7 +52,9 @@ struct Floats {
   friend Floats operator+(Floats a, Floats b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
   friend Floats operator-(Floats a, Floats b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
   friend Floats operator*(Floats a, Floats b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
-  static Floats fma(Floats a, Floats b, Floats c) { return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)}; }
+  static Floats fma(Floats a, Floats b, Floats c) {
+    return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+  }
   static Floats max(Floats a, Floats b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
   static Floats min(Floats a, Floats b) { return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)}; }
   static Floats round(Floats a) {
@@ -67,7 +70,8 @@ struct Floats {
   }
   /// The first n lanes of x, the others from y.
   static Floats first(int n, Floats x, Floats y) {
-    return {_mm256_blendv_ps(y.low, x.low, _mm256_castsi256_ps(mask(n))), _mm256_blendv_ps(y.high, x.high, _mm256_castsi256_ps(mask(n - 8)))};
+    return {_mm256_blendv_ps(y.low, x.low, _mm256_castsi256_ps(mask(n))),
+            _mm256_blendv_ps(y.high, x.high, _mm256_castsi256_ps(mask(n - 8)))};
   }
   /// Lane i + lane i + 8, then + 4, + 2, + 1.
   float sum() const {
