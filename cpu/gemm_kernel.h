@@ -86,4 +86,16 @@ void gemm_panel(std::int64_t rows, std::int64_t k_count, const float* a, const f
   }
 }
 
+/// out[c * out_stride + r] = in[r * in_stride + c].
+template <class V>
+void transpose(const float* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns, float* out, std::int64_t out_stride) {
+  for (std::int64_t r = 0; r < rows; r += 16) {
+    const int count = static_cast<int>(rows - r < 16 ? rows - r : 16);
+    std::int64_t c = 0;
+    for (; c + 16 <= columns; c += 16) V::transpose(in + r * in_stride + c, in_stride, count, out + c * out_stride + r, out_stride);
+    for (; c < columns; ++c)
+      for (int i = 0; i < count; ++i) out[c * out_stride + r + i] = in[(r + i) * in_stride + c];
+  }
+}
+
 }  // namespace expctr::cpu

@@ -20,22 +20,32 @@ constexpr std::int64_t row_chunk = 96 * 12;
 
 }  // namespace
 
+int first_tile_rows(const KernelTable& table, const PackedWeight& weight) { return is_quantised(weight.dtype) ? table.fused_rows : 0; }
+
 std::int64_t multiply_scratch_floats(const PackedWeight& weight) { return weight.inputs * panel_width; }
 
 void multiply_panels(const KernelTable& table, const PackedWeight& weight, const float* packed, std::int64_t rows, std::int64_t first,
                      std::int64_t count, const float* bias, float* y, std::int64_t y_stride, float* scratch) {
   const DType dtype = panel_dtype(weight.dtype);
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::int64_t n0 = (first + i) * panel_width;
-    const int columns = static_cast<int>(std::min<std::int64_t>(panel_width, weight.outputs - n0));
+  const std::int64_t fused = std::min<std::int64_t>(rows, first_tile_rows(table, weight));
+  const std::int64_t together = rows == 1 && fused == 1 ? 2 : 1;  // panels of one step
+  for (std::int64_t i = 0; i < count; i += together) {
+    const std::int64_t n0 = (first + i) * panel_width, panels = std::min(together, count - i);
+    const int columns = static_cast<int>(std::min(panels * panel_width, weight.outputs - n0));
     const std::byte* data = panel_data(weight, first + i);
+    const float* panel_bias = bias ? bias + n0 : nullptr;
+    float* c = y + i * panel_width;
     const float* panel = scratch;
-    if (dtype == DType::f32)
+    if (fused > 0)
+      table.quantised_rows(dtype, static_cast<int>(fused), weight.inputs, packed, data, c, y_stride, columns, panel_bias,
+                           rows > fused ? scratch : nullptr);
+    else if (dtype == DType::f32)
       panel = reinterpret_cast<const float*>(data);
     else
       table.unpack_panel(dtype, data, 0, weight.inputs, scratch);
-    table.gemm_panel(rows, weight.inputs, packed, panel, panel_width, y + i * panel_width, y_stride, columns, bias ? bias + n0 : nullptr,
-                     false);
+    if (rows > fused)
+      table.gemm_panel(rows - fused, weight.inputs, packed + fused * weight.inputs, panel, panel_width, c + fused * y_stride, y_stride,
+                       columns, panel_bias, false);
   }
 }
 
@@ -69,7 +79,8 @@ void run(const LinearFrozen& args, Stream) {
   for (std::int64_t r0 = 0; r0 < args.x.rows(); r0 += row_chunk) {
     const std::int64_t rows = std::min(row_chunk, args.x.rows() - r0);
     float* packed = reinterpret_cast<float*>(thread_scratch(sizeof(float) * rows * weight.inputs, 1).data());
-    pack_rows(args.x.as<float>() + r0 * weight.inputs, weight.inputs, 1, rows, weight.inputs, 1.0f, table.tile_rows, packed);
+    pack_rows(table, args.x.as<float>() + r0 * weight.inputs, weight.inputs, 1, rows, weight.inputs, 1.0f, first_tile_rows(table, weight),
+              packed);
     float* y = args.y.as<float>() + r0 * weight.outputs;
     const std::int64_t grain = std::max<std::int64_t>(1, 65536 / std::max<std::int64_t>(1, (rows + 4) * weight.inputs));
     parallel_for(panel_count(weight), grain, [&](std::int64_t begin, std::int64_t end) {
@@ -101,7 +112,7 @@ void run(const LinearFrozenBackward& args, Stream) {
     const std::int64_t rows = std::min(row_chunk, args.dy.rows() - r0);
     for (std::int64_t n0 = 0; n0 < weight.outputs; n0 += output_chunk) {
       const std::int64_t n1 = std::min(weight.outputs, n0 + output_chunk);
-      pack_rows(args.dy.as<float>() + r0 * weight.outputs + n0, weight.outputs, 1, rows, n1 - n0, 1.0f, table.tile_rows, packed);
+      pack_rows(table, args.dy.as<float>() + r0 * weight.outputs + n0, weight.outputs, 1, rows, n1 - n0, 1.0f, 0, packed);
       multiply_transposed(table, weight, packed, rows, n0, n1, args.dx.as<float>() + r0 * weight.inputs);
     }
   }

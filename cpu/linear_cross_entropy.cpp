@@ -68,8 +68,11 @@ void run(const LinearCrossEntropyForward& args, Stream) {
   float* packed = args.scratch.as<float>();
   SoftmaxPart* parts = reinterpret_cast<SoftmaxPart*>(packed + rows * weight.inputs);
   float* target_logit = reinterpret_cast<float*>(parts + rows * tiles);
-  pack_rows(args.x.as<float>(), weight.inputs, 1, rows, weight.inputs, 1.0f, table.tile_rows, packed);
   const std::int64_t row_blocks = (rows + forward_rows - 1) / forward_rows;
+  const int first_rows = first_tile_rows(table, weight);
+  for (std::int64_t r0 = 0; r0 < rows; r0 += forward_rows)
+    pack_rows(table, args.x.as<float>() + r0 * weight.inputs, weight.inputs, 1, std::min(forward_rows, rows - r0), weight.inputs, 1.0f,
+              first_rows, packed + r0 * weight.inputs);
   parallel_for(tiles * row_blocks, 1, [&](std::int64_t begin, std::int64_t end) {
     float* logits = reinterpret_cast<float*>(
         thread_scratch(sizeof(float) * (std::min(rows, forward_rows) * vocabulary_tile + multiply_scratch_floats(weight))).data());
@@ -124,7 +127,8 @@ void run(const LinearCrossEntropyBackward& args, Stream) {
     const std::int32_t* targets = args.targets.as<std::int32_t>() + r0;
     const float* log_sum_exp = args.log_sum_exp.as<float>() + r0;
     const float* gradient = args.dlog_probability.as<float>() + r0;
-    pack_rows(args.x.as<float>() + r0 * weight.inputs, weight.inputs, 1, rows, weight.inputs, 1.0f, table.tile_rows, packed);
+    pack_rows(table, args.x.as<float>() + r0 * weight.inputs, weight.inputs, 1, rows, weight.inputs, 1.0f, first_tile_rows(table, weight),
+              packed);
     for (std::int64_t tile = 0; tile < tile_count(weight); ++tile) {
       const std::int64_t n0 = tile * vocabulary_tile, classes = std::min(vocabulary_tile, weight.outputs - n0);
       parallel_for((classes + panel_width - 1) / panel_width, 1, [&](std::int64_t begin, std::int64_t end) {
@@ -142,7 +146,7 @@ void run(const LinearCrossEntropyBackward& args, Stream) {
           for (std::int64_t i = 0; i < classes; ++i) row[i] *= -factor;
         }
       });
-      pack_rows(logits, vocabulary_tile, 1, rows, classes, 1.0f, table.tile_rows, packed_gradient);
+      pack_rows(table, logits, vocabulary_tile, 1, rows, classes, 1.0f, 0, packed_gradient);
       multiply_transposed(table, weight, packed_gradient, rows, n0, n0 + classes, args.dx.as<float>() + r0 * weight.inputs);
     }
   }

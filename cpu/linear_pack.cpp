@@ -125,10 +125,10 @@ void unpack_columns(const PackedWeight& weight, std::int64_t n0, std::int64_t n1
   for (std::int64_t n = n0; n < n1; n += panel_width) {
     table.unpack_panel(panel_dtype(weight.dtype), panel_data(weight, n / panel_width), k0, k0 + inputs, block);
     const std::int64_t rows = std::min<std::int64_t>(panel_width, n1 - n);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      float* row = out + (n - n0 + r) * panel_width;
-      for (std::int64_t k = 0; k < panel_width; ++k) row[k] = k < inputs ? block[k * panel_width + r] : 0.0f;
-    }
+    float* unpacked = out + (n - n0) * panel_width;
+    table.transpose(block, panel_width, inputs, rows, unpacked, panel_width);
+    if (inputs < panel_width)
+      for (std::int64_t r = 0; r < rows; ++r) std::fill_n(unpacked + r * panel_width + inputs, panel_width - inputs, 0.0f);
   }
 }
 

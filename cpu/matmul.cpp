@@ -60,7 +60,7 @@ void multiply(const MatMul& args, const Problem& p) {
       const std::int64_t rows = std::min(row_chunk, p.m - m0);
       for (std::int64_t k0 = 0; k0 < p.k; k0 += k_chunk) {
         const std::int64_t count = std::min(k_chunk, p.k - k0);
-        pack_rows(a + m0 * p.a_row + k0 * p.a_k, p.a_row, p.a_k, rows, count, alpha, table.tile_rows, packed);
+        pack_rows(table, a + m0 * p.a_row + k0 * p.a_k, p.a_row, p.a_k, rows, count, alpha, 0, packed);
         // Few panels: rows are divided as well, and each part packs the panel again.
         const std::int64_t part = panels >= 8 || rows < 96 ? rows : 96, parts = (rows + part - 1) / part;
         const std::int64_t grain = std::max<std::int64_t>(1, 32768 / std::max<std::int64_t>(1, part * count));
@@ -69,7 +69,7 @@ void multiply(const MatMul& args, const Problem& p) {
           for (std::int64_t i = begin; i < end; ++i) {
             const std::int64_t n0 = i / parts * panel_width, r0 = i % parts * part;
             const int columns = static_cast<int>(std::min<std::int64_t>(panel_width, p.n - n0));
-            pack_panel(b + k0 * p.b_k + n0 * p.b_column, p.b_k, p.b_column, count, columns, panel);
+            pack_panel(table, b + k0 * p.b_k + n0 * p.b_column, p.b_k, p.b_column, count, columns, panel);
             table.gemm_panel(std::min(part, rows - r0), count, packed + r0 * count, panel, panel_width, c + (m0 + r0) * p.n + n0, p.n,
                              columns, nullptr, args.accumulate || k0 > 0);
           }
