@@ -1,6 +1,7 @@
+#include "base/kernels/attention.h"
+
 #include <doctest/doctest.h>
 
-#include "base/kernels/attention.h"
 #include "base/kernels/rotary.h"
 #include "support.h"
 
@@ -17,8 +18,8 @@ Array<std::int32_t> offsets_of(const std::vector<std::int64_t>& lengths) {
 
 /// Plain attention in double, [tokens, heads * head_dim].
 template <class T>
-void reference(const AttentionShape& shape, const std::vector<std::int64_t>& lengths, const Array<T>& q, const Array<T>& k, const Array<T>& v,
-               std::vector<double>& y, std::vector<double>& log_sum_exp) {
+void reference(const AttentionShape& shape, const std::vector<std::int64_t>& lengths, const Array<T>& q, const Array<T>& k,
+               const Array<T>& v, std::vector<double>& y, std::vector<double>& log_sum_exp) {
   const std::int64_t d = shape.head_dim, q_width = shape.heads * d, k_width = shape.kv_heads * d;
   y.assign(q.size(), 0);
   log_sum_exp.assign(q.size() / d, 0);
@@ -31,7 +32,8 @@ void reference(const AttentionShape& shape, const std::vector<std::int64_t>& len
         double sum = 0;
         for (std::int64_t j = 0; j < visible; ++j) {
           double dot = 0;
-          for (std::int64_t i = 0; i < d; ++i) dot += static_cast<double>(q[(start + t) * q_width + h * d + i]) * k[(start + j) * k_width + kv * d + i];
+          for (std::int64_t i = 0; i < d; ++i)
+            dot += static_cast<double>(q[(start + t) * q_width + h * d + i]) * k[(start + j) * k_width + kv * d + i];
           sum += p[j] = std::exp(dot * shape.scale);
         }
         for (std::int64_t j = 0; j < visible; ++j)
@@ -42,7 +44,8 @@ void reference(const AttentionShape& shape, const std::vector<std::int64_t>& len
   }
 }
 
-template <class T> struct Attention {
+template <class T>
+struct Attention {
   AttentionShape shape;
   std::vector<std::int64_t> lengths;
   std::int64_t tokens = 0;
@@ -68,12 +71,16 @@ template <class T> struct Attention {
     for (const std::int64_t length : lengths) sum += length;
     return sum;
   }
-  void forward() { cpu::run(AttentionForward{shape, q.view(), k.view(), v.view(), offsets.view(), y.view(), log_sum_exp.view()}, Stream{}); }
+  void forward() {
+    cpu::run(AttentionForward{shape, q.view(), k.view(), v.view(), offsets.view(), y.view(), log_sum_exp.view()}, Stream{});
+  }
 };
 
-const AttentionShape shapes[] = {{1, 1, 1, true, 1.0}, {3, 1, 64, true, 0.125}, {4, 2, 8, false, 0.35}, {6, 3, 20, true, 0.3}, {2, 2, 48, true, 0.2}, {9, 3, 80, false, 0.1}};
+const AttentionShape shapes[] = {{1, 1, 1, true, 1.0},  {3, 1, 64, true, 0.125}, {4, 2, 8, false, 0.35},
+                                 {6, 3, 20, true, 0.3}, {2, 2, 48, true, 0.2},   {9, 3, 80, false, 0.1}};
 
-template <class T> void check_forward(double tolerance) {
+template <class T>
+void check_forward(double tolerance) {
   for (const AttentionShape& shape : shapes) {
     Attention<T> a(shape, {1, 37, 0, 32, 70, 5});
     a.forward();
@@ -81,7 +88,8 @@ template <class T> void check_forward(double tolerance) {
     reference(shape, a.lengths, a.q, a.k, a.v, y, log_sum_exp);
     double worst = 0;
     for (std::int64_t i = 0; i < a.y.size(); ++i) worst = std::max(worst, std::abs(static_cast<double>(a.y[i]) - y[i]));
-    for (std::int64_t i = 0; i < a.log_sum_exp.size(); ++i) worst = std::max(worst, std::abs(static_cast<double>(a.log_sum_exp[i]) - log_sum_exp[i]));
+    for (std::int64_t i = 0; i < a.log_sum_exp.size(); ++i)
+      worst = std::max(worst, std::abs(static_cast<double>(a.log_sum_exp[i]) - log_sum_exp[i]));
     CAPTURE(shape.head_dim);
     CHECK(worst < tolerance);
     CHECK(a.y.intact());
@@ -141,7 +149,8 @@ TEST_CASE("a token has the same bits packed, prefilled into pages and decoded fr
           context_lengths[s] = static_cast<std::int32_t>(end);
           for (std::int64_t t = begin; t < end; ++t) {
             rows.push_back(a.offsets[s] + t);
-            slots.push_back(page_table[s * most_pages + t / attention_block] * attention_block + static_cast<std::int32_t>(t % attention_block));
+            slots.push_back(page_table[s * most_pages + t / attention_block] * attention_block +
+                            static_cast<std::int32_t>(t % attention_block));
           }
         }
         const std::int64_t count = static_cast<std::int64_t>(rows.size());
@@ -154,7 +163,9 @@ TEST_CASE("a token has the same bits packed, prefilled into pages and decoded fr
           slot[i] = slots[i];
         }
         cpu::run(StoreKeysValues{k.view(), v.view(), slot.view(), key_pages.view(), value_pages.view()}, Stream{});
-        cpu::run(PagedAttention{shape, q.view(), offsets.view(), context_lengths.view(), page_table.view(), key_pages.view(), value_pages.view(), out.view()}, Stream{});
+        cpu::run(PagedAttention{shape, q.view(), offsets.view(), context_lengths.view(), page_table.view(), key_pages.view(),
+                                value_pages.view(), out.view()},
+                 Stream{});
         CHECK(out.intact());
         CHECK(key_pages.intact());
         for (std::int64_t i = 0; i < count; ++i) std::copy_n(&out[i * q_width], q_width, &y[rows[i] * q_width]);
@@ -170,8 +181,12 @@ TEST_CASE("paged attention refuses a page table that leaves the cache") {
   Array<float> q({1, 4}), y({1, 4}), pages({2, attention_block, 4});
   Array<std::int32_t> offsets({2}), lengths({1}, 1), table({1, 1}, 2);
   offsets[1] = 1;
-  CHECK_THROWS_WITH(cpu::run(PagedAttention{{1, 1, 4, true, 1.0}, q.view(), offsets.view(), lengths.view(), table.view(), pages.view(), pages.view(), y.view()}, Stream{}),
-                    doctest::Contains("the page table names existing pages"));
+  CHECK_THROWS_WITH(
+      cpu::run(
+          PagedAttention{
+              {1, 1, 4, true, 1.0}, q.view(), offsets.view(), lengths.view(), table.view(), pages.view(), pages.view(), y.view()},
+          Stream{}),
+      doctest::Contains("the page table names existing pages"));
   Array<std::int32_t> slot({1}, 64);
   CHECK_THROWS(cpu::run(StoreKeysValues{q.view(), q.view(), slot.view(), pages.view(), pages.view()}, Stream{}));
 }
@@ -185,10 +200,12 @@ TEST_CASE("attention's double gradients agree with finite differences, float's w
     a.forward();
     Array<double> dy({a.tokens, shape.heads * shape.head_dim});
     dy.random(9);
-    Array<double> dq({a.tokens, shape.heads * shape.head_dim}), dk({a.tokens, shape.kv_heads * shape.head_dim}), dv({a.tokens, shape.kv_heads * shape.head_dim});
+    Array<double> dq({a.tokens, shape.heads * shape.head_dim}), dk({a.tokens, shape.kv_heads * shape.head_dim}),
+        dv({a.tokens, shape.kv_heads * shape.head_dim});
     dk.random(13);
     const Array<double> dk_start = dk;
-    AttentionBackward backward{shape, a.q.view(), a.k.view(), a.v.view(), a.offsets.view(), a.y.view(), a.log_sum_exp.view(), dy.view(), dq.view(), dk.view(), dv.view(), View{}};
+    AttentionBackward backward{shape,     a.q.view(), a.k.view(), a.v.view(), a.offsets.view(), a.y.view(), a.log_sum_exp.view(), dy.view(),
+                               dq.view(), dk.view(),  dv.view(),  View{}};
     Array<std::uint8_t> scratch({static_cast<std::int64_t>(cpu::scratch_bytes(backward))});
     backward.scratch = scratch.view();
     cpu::run(backward, Stream{});
@@ -222,8 +239,11 @@ TEST_CASE("attention's double gradients agree with finite differences, float's w
     fdy.random(9);
     std::unique_ptr<Array<float>> first_dq, first_dk, first_dv;
     for_each_setting([&] {
-      Array<float> fdq({a.tokens, shape.heads * shape.head_dim}), fdk({a.tokens, shape.kv_heads * shape.head_dim}), fdv({a.tokens, shape.kv_heads * shape.head_dim});
-      AttentionBackward single{shape, f.q.view(), f.k.view(), f.v.view(), f.offsets.view(), f.y.view(), f.log_sum_exp.view(), fdy.view(), fdq.view(), fdk.view(), fdv.view(), View{}};
+      Array<float> fdq({a.tokens, shape.heads * shape.head_dim}), fdk({a.tokens, shape.kv_heads * shape.head_dim}),
+          fdv({a.tokens, shape.kv_heads * shape.head_dim});
+      AttentionBackward single{
+          shape,      f.q.view(), f.k.view(), f.v.view(), f.offsets.view(), f.y.view(), f.log_sum_exp.view(), fdy.view(),
+          fdq.view(), fdk.view(), fdv.view(), View{}};
       Array<std::uint8_t> more({static_cast<std::int64_t>(cpu::scratch_bytes(single))});
       single.scratch = more.view();
       cpu::run(single, Stream{});
@@ -272,5 +292,6 @@ TEST_CASE("rotary turns pairs by the position's angle and its inverse turns them
   for (std::int64_t i = 0; i < back.size(); ++i) CHECK(back[i] == doctest::Approx(start[i] + x[i]));
   CHECK(back.intact());
   positions[2] = 10;
-  CHECK_THROWS_WITH(cpu::run(Rotary{false, false, x.view(), positions.view(), table.view(), y.view()}, Stream{}), doctest::Contains("every position has a row of the table"));
+  CHECK_THROWS_WITH(cpu::run(Rotary{false, false, x.view(), positions.view(), table.view(), y.view()}, Stream{}),
+                    doctest::Contains("every position has a row of the table"));
 }

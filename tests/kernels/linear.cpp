@@ -1,10 +1,11 @@
+#include "base/kernels/linear.h"
+
 #include <doctest/doctest.h>
 
 #include <string>
 
 #include "base/blocks.h"
 #include "base/error.h"
-#include "base/kernels/linear.h"
 #include "base/kernels/matmul.h"
 #include "base/kernels/sampling.h"
 #include "support.h"
@@ -161,8 +162,8 @@ struct HeadResult {
 };
 
 /// Runs both passes on rows first .. first + rows - 1 of x.
-HeadResult run_head(const Frozen& weight, const Array<float>& x, const Array<std::int32_t>& targets, const Array<float>& gradient, std::int64_t first,
-                    std::int64_t rows, double temperature) {
+HeadResult run_head(const Frozen& weight, const Array<float>& x, const Array<std::int32_t>& targets, const Array<float>& gradient,
+                    std::int64_t first, std::int64_t rows, double temperature) {
   const std::int64_t inputs = weight.packed.inputs;
   HeadResult result{Array<float>({rows}), Array<float>({rows}), Array<float>({rows}), Array<float>({rows, inputs})};
   result.dx.random(77);
@@ -172,11 +173,14 @@ HeadResult run_head(const Frozen& weight, const Array<float>& x, const Array<std
     return view;
   };
   const View x_part = part(x.view(), inputs, 4), target_part = part(targets.view(), 1, 4);
-  LinearCrossEntropyForward forward{weight.packed, temperature, x_part, target_part, result.log_probability.view(), result.log_sum_exp.view(), result.entropy.view(), View{}};
+  LinearCrossEntropyForward forward{
+      weight.packed,         temperature, x_part, target_part, result.log_probability.view(), result.log_sum_exp.view(),
+      result.entropy.view(), View{}};
   auto scratch = scratch_for(cpu::scratch_bytes(forward));
   forward.scratch = scratch.view();
   cpu::run(forward, Stream{});
-  LinearCrossEntropyBackward backward{weight.packed, temperature, x_part, target_part, result.log_sum_exp.view(), part(gradient.view(), 1, 4), result.dx.view(), View{}};
+  LinearCrossEntropyBackward backward{
+      weight.packed, temperature, x_part, target_part, result.log_sum_exp.view(), part(gradient.view(), 1, 4), result.dx.view(), View{}};
   auto more = scratch_for(cpu::scratch_bytes(backward));
   backward.scratch = more.view();
   cpu::run(backward, Stream{});
@@ -219,7 +223,8 @@ TEST_CASE("the fused head agrees with a plain softmax in double, and a row with 
       for (std::int64_t k = 0; k < c.inputs; ++k) {
         double expected = start[r * c.inputs + k];
         for (std::int64_t n = 0; n < c.classes && !skipped; ++n)
-          expected += gradient[r] * ((n == targets[r]) - std::exp(logits[n] - log_sum_exp)) / c.temperature * weight.values[n * c.inputs + k];
+          expected +=
+              gradient[r] * ((n == targets[r]) - std::exp(logits[n] - log_sum_exp)) / c.temperature * weight.values[n * c.inputs + k];
         CHECK(std::abs(result.dx[r * c.inputs + k] - expected) < 2e-5);
       }
     }

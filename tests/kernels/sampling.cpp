@@ -23,7 +23,15 @@ struct Drawn {
 
 Drawn draw(const Array<float>& logits, const Array<float>& u, const cpu::SamplingRule& rule) {
   Drawn drawn{Array<std::int32_t>({u.size()}), Array<float>({u.size()})};
-  SampleToken args{rule.temperature, rule.top_p, rule.min_p, rule.top_k, logits.view(), u.view(), drawn.token.view(), drawn.log_probability.view(), View{}};
+  SampleToken args{rule.temperature,
+                   rule.top_p,
+                   rule.min_p,
+                   rule.top_k,
+                   logits.view(),
+                   u.view(),
+                   drawn.token.view(),
+                   drawn.log_probability.view(),
+                   View{}};
   Array<std::uint8_t> scratch({static_cast<std::int64_t>(cpu::scratch_bytes(args))});
   args.scratch = scratch.view();
   cpu::run(args, Stream{});

@@ -49,7 +49,11 @@ TEST_CASE("parallel_for nests, runs from several threads at once, and passes exc
     });
   for (std::thread& caller : callers) caller.join();
   CHECK(sum == 4 * 20 * (99 * 100 / 2));
-  CHECK_THROWS_AS(cpu::parallel_for(100, 1, [](std::int64_t i, std::int64_t) { if (i == 37) throw std::out_of_range("37"); }), std::out_of_range);
+  CHECK_THROWS_AS(cpu::parallel_for(100, 1,
+                                    [](std::int64_t i, std::int64_t) {
+                                      if (i == 37) throw std::out_of_range("37");
+                                    }),
+                  std::out_of_range);
   CHECK_NOTHROW(cpu::parallel_for(100, 1, [](std::int64_t, std::int64_t) {}));
   CHECK_THROWS_AS(cpu::set_thread_count(0), UsageError);
 }
