@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "engine/io/gguf.h"
 #include "engine/io/quoted.h"
+#include "engine/io/utf8.h"
 
 namespace expctr {
 namespace {
