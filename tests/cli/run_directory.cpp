@@ -184,6 +184,7 @@ TEST_CASE("resume: auto, never, a checkpoint, a run") {
   CHECK(run(folder.path(), {"run", "small", "--out", "a", "--resume", "never", "--seed", "5"}).code == 0);
   CHECK(run(folder.path(), {"run", "small", "--out", "d", "--seed", "5"}).code == 0);
   CHECK(result_of(folder / "a") == result_of(folder / "d"));
+  CHECK(std::distance(fs::directory_iterator(folder / "a" / "events" / "small"), fs::directory_iterator()) == 1);
   CHECK(result_of(folder / "a") != expected);
 }
 
