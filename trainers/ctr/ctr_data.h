@@ -11,7 +11,7 @@
 #include "data/features.h"
 #include "data/movielens.h"
 #include "data/split.h"
-#include "trainers/ctr/ctr_config.h"
+#include "trainers/ctr/config.h"
 
 namespace expctr {
 
@@ -22,15 +22,16 @@ struct CtrData {
   std::vector<Split> splits;         ///< [rows]
   CtrFeatures features;
   CtrDataset rows;
-
-  std::vector<std::uint8_t> labels_of(std::span<const std::int32_t> of) const;
-  std::vector<std::int64_t> users_of(std::span<const std::int32_t> of) const;
 };
 
-/// Reads and prepares. Throws InputError for bad files and UsageError when all training labels are equal.
-CtrData load_ctr_data(const CtrDataConfig& config, const std::filesystem::path& folder);
+std::vector<std::uint8_t> labels_of(const CtrDataset& rows, std::span<const std::int32_t> of);
+
+/// Throws UsageError when all training labels are equal.
+CtrData make_ctr_data(Dataset table, const CtrDataConfig& config, const CtrConfig& ctr);
+/// The same from files. Throws InputError for bad ones.
+CtrData load_ctr_data(const std::filesystem::path& folder, const CtrDataConfig& config, const CtrConfig& ctr);
 
 /// {"rows","auc","gauc","logloss"} of some rows; auc and gauc are null with one class only.
-nlohmann::json click_metrics(const CtrData& data, std::span<const std::int32_t> rows, std::span<const double> probabilities);
+nlohmann::json click_metrics(const CtrDataset& dataset, std::span<const std::int32_t> rows, std::span<const double> probabilities);
 
 }  // namespace expctr

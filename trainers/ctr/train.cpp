@@ -14,6 +14,7 @@
 #include "engine/optim/adam.h"
 #include "inference/metrics/ranking_quality.h"
 #include "models/parameters.h"
+#include "trainers/ctr/ctr_data.h"
 
 namespace expctr {
 namespace {
@@ -42,7 +43,7 @@ class Training {
         data_(data),
         seed_(seed),
         hooks_(hooks),
-        model_(din_options(config, ctr_fields(data.data->features), data.texts == nullptr ? 0 : data.texts->width), seed, DType::f32, hooks.device),
+        model_(din_options(config, data.fields, data.texts == nullptr ? 0 : data.texts->width), seed, DType::f32, hooks.device),
         adam_(model_.parameters(), {config.lr, 0.9, 0.999, 1e-8, config.weight_decay}) {
     if (data.train.empty()) throw UsageError("no training rows");
     batches_ = (std::ssize(data.train) + config.batch - 1) / config.batch;
@@ -76,7 +77,7 @@ class Training {
     const auto begin = Clock::now();
     rows_.clear();
     for (const std::int32_t place : places) rows_.push_back(data_.train[static_cast<std::size_t>(place)]);
-    data_.data->rows.fill(rows_, ids_);
+    data_.dataset->fill(rows_, ids_);
     const std::vector<std::int32_t> text_of_row = data_.texts == nullptr ? std::vector<std::int32_t>() : data_.texts->of(rows_);
     const DinBatch batch = din_batch(ids_, model_.options(), data_.texts == nullptr ? std::span<const float>() : std::span<const float>(data_.texts->values), text_of_row,
                                      DType::f32, hooks_.device);
@@ -120,8 +121,8 @@ class Training {
     record["train_loss"] = progress_.loss_sum / static_cast<double>(batches_);
     double value = -1;
     if (!data_.valid.empty()) {
-      const std::vector<double> p = data_.texts == nullptr ? predict_clicks(model_, data_.data->rows, data_.valid) : predict_clicks(model_, data_.data->rows, data_.valid, *data_.texts);
-      const auto labels = data_.data->labels_of(data_.valid);
+      const std::vector<double> p = data_.texts == nullptr ? predict_clicks(model_, *data_.dataset, data_.valid) : predict_clicks(model_, *data_.dataset, data_.valid, *data_.texts);
+      const auto labels = labels_of(*data_.dataset, data_.valid);
       const auto measured = auc(p, labels);
       if (!measured) throw UsageError("all validation labels are equal", "AUC decides when to stop: choose another data.split or data.label_rule");
       value = *measured;
@@ -201,8 +202,8 @@ class Training {
 
 }  // namespace
 
-CtrTrainingData all_rows(const CtrData& data, const TextVectors* texts) {
-  return {&data, data.rows.rows_of(Split::train), data.rows.rows_of(Split::valid), texts};
+CtrTrainingData all_rows(const CtrDataset& dataset, const CtrFeatures& features, const TextVectors* texts) {
+  return {&dataset, ctr_fields(features), dataset.rows_of(Split::train), dataset.rows_of(Split::valid), texts};
 }
 
 CtrTraining train_ctr(const CtrConfig& config, const CtrTrainingData& data, std::uint64_t seed, const CtrTrainingHooks& hooks) {

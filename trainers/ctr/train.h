@@ -11,18 +11,18 @@
 
 #include "engine/io/checkpoint.h"
 #include "inference/ctr_scorer.h"
-#include "trainers/ctr/ctr_config.h"
-#include "trainers/ctr/ctr_data.h"
+#include "trainers/ctr/config.h"
 
 namespace expctr {
 
 /// What is trained on and what decides when to stop.
 struct CtrTrainingData {
-  const CtrData* data = nullptr;
+  const CtrDataset* dataset = nullptr;
+  std::vector<CtrField> fields;            ///< ctr_fields
   std::vector<std::int32_t> train, valid;  ///< rows of the data set; usually those of the two splits
   const TextVectors* texts = nullptr;      ///< none: a text-free model
 };
-CtrTrainingData all_rows(const CtrData& data, const TextVectors* texts = nullptr);
+CtrTrainingData all_rows(const CtrDataset& dataset, const CtrFeatures& features, const TextVectors* texts = nullptr);
 
 /// What surrounds the loop. All members are optional.
 struct CtrTrainingHooks {

@@ -1,4 +1,4 @@
-// Configuration of click models: the sections `ctr` and `data`, shared by `run ctr` and by stage 2 of ExpCTR.
+// Configuration of click models, shared by `run ctr` and by stage 2 of ExpCTR.
 #pragma once
 
 #include <cstdint>
@@ -29,9 +29,11 @@ struct CtrConfig {
   std::int64_t batch = 2048, epochs = 20, patience = 3;
   std::int64_t checkpoint_every = 0;  ///< steps; 0: at the end of each epoch
   std::vector<std::int64_t> adapter = {128, 32};
+  std::int64_t history = 50;          ///< most rows of a history
+  std::int64_t min_count = 1;         ///< rarer values are out of vocabulary
 };
 
-/// Reads the section `ctr` (the reader stands on it). Throws UsageError.
+/// Reads the section `ctr` and the keys adapter, data.history.max and data.min_count; the reader stands at the root. Throws UsageError.
 CtrConfig read_ctr_config(ConfigReader reader);
 
 /// The model's options for these fields; text_width 0: text-free.
@@ -40,12 +42,10 @@ DinOptions din_options(const CtrConfig& config, const std::vector<CtrField>& fie
 struct CtrDataConfig {
   std::string path = "ml-100k", label_rule = "rating >= 4";
   SplitOptions split;
-  int history = 50;
   HistoryScope scope = HistoryScope::all_earlier;
-  std::int64_t min_count = 1;
 };
 
-/// Reads the section `data`: path, label_rule, split.{kind, test, valid}, history.{max, scope}, min_count. Throws UsageError.
+/// Reads path, label_rule, split.{kind, test, valid} and history.scope of the section `data` (the reader stands on it). Throws UsageError.
 CtrDataConfig read_ctr_data_config(ConfigReader reader);
 
 }  // namespace expctr

@@ -1,4 +1,4 @@
-#include "trainers/ctr/ctr_config.h"
+#include "trainers/ctr/config.h"
 
 #include <algorithm>
 
@@ -11,8 +11,16 @@ bool all_positive(const std::vector<std::int64_t>& sizes) {
 
 }  // namespace
 
-CtrConfig read_ctr_config(ConfigReader reader) {
+CtrConfig read_ctr_config(ConfigReader root) {
   CtrConfig c;
+  c.adapter = root.get("adapter", c.adapter);
+  root.require("adapter", all_positive(c.adapter), "must be a list of widths > 0");
+  ConfigReader data = root.section("data");
+  c.history = data.get("history.max", c.history);
+  data.require("history.max", c.history >= 1 && c.history <= 1000, "must lie in 1 .. 1000");
+  c.min_count = data.get("min_count", c.min_count);
+  data.require("min_count", c.min_count >= 1, "must be >= 1");
+  ConfigReader reader = root.section("ctr");
   c.model = reader.choice("model", c.model, {"din"});
   c.conventions = reader.choice("conventions", c.conventions, {"kar", "fuxictr"});
   c.embedding = reader.get("embedding", c.embedding);
@@ -79,12 +87,7 @@ CtrDataConfig read_ctr_data_config(ConfigReader reader) {
   c.split.test = split.get("test", c.split.test);
   c.split.valid = split.get("valid", c.split.valid);
   split.require("test", c.split.test >= 0 && c.split.valid >= 0 && c.split.test + c.split.valid < 1, "and data.split.valid must be >= 0 and sum to less than 1");
-  ConfigReader history = reader.section("history");
-  c.history = history.get("max", c.history);
-  history.require("max", c.history > 0, "must be > 0");
-  c.scope = parse_history_scope(history.choice("scope", "all_earlier", {"all_earlier", "train_only"}));
-  c.min_count = reader.get("min_count", c.min_count);
-  reader.require("min_count", c.min_count >= 1, "must be >= 1");
+  c.scope = parse_history_scope(reader.choice("history.scope", "all_earlier", {"all_earlier", "train_only"}));
   return c;
 }
 
