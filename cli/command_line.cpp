@@ -5,6 +5,9 @@
 #include <new>
 
 #include "base/error.h"
+#include "cli/option_checks.h"
+#include "cpu/isa.h"
+#include "cpu/thread_pool.h"
 #include "engine/config/nearest.h"
 #include "engine/log/logger.h"
 
@@ -22,9 +25,10 @@ struct Parsed {
 
 void add_global_options(CLI::App& app, Parsed& parsed) {
   app.add_flag("--json", parsed.global.json, "results as JSON lines on stdout");
-  app.add_option("--threads", parsed.global.threads, "threads to use (default: all)")->check(CLI::PositiveNumber);
-  app.add_option("--isa", parsed.global.isa, "instruction set of the CPU kernels (default: the best this processor has)");
-  app.add_option("--seed", parsed.seed, "seed of all random numbers");
+  app.add_option("--threads", parsed.global.threads, "threads to use (default: all)")->check(whole_number(1, 1024))->type_name("N");
+  app.add_option("--isa", parsed.global.isa, "instruction set of the CPU kernels (default: the best this processor has)")
+      ->type_name("NAME");
+  app.add_option("--seed", parsed.seed, "seed of all random numbers")->check(whole_number(0, ~std::uint64_t{0}))->type_name("S");
   app.add_flag("--quiet", parsed.global.quiet, "no progress, warnings and errors only");
   app.add_flag("--version", parsed.version, "version, compiler, backends, instruction sets and libraries");
 }
@@ -67,7 +71,7 @@ void refuse_unknown_words(const CLI::App& app, const std::vector<Command>& comma
                    names.empty() ? help_hint(deepest) : did_you_mean(word, names));
 }
 
-void parse_and_run(const std::vector<std::string>& words, const std::vector<Command>& commands, const RuntimeSettings& runtime) {
+void parse_and_run(const std::vector<std::string>& words, const std::vector<Command>& commands) {
   CLI::App app("Trains, explains and evaluates recommenders whose predictions come with reasons.", program);
   Parsed parsed;
   // Inherited by the commands: global options may follow the command, and unknown words are collected for a better message than the
@@ -79,12 +83,13 @@ void parse_and_run(const std::vector<std::string>& words, const std::vector<Comm
   for (const Command& command : commands) {
     CLI::App* child = app.add_subcommand(command.name, command.summary);
     command.setup(*child);
+    child->footer(child->get_footer() + (child->get_footer().empty() ? "" : "\n") +
+                  "Also: --json, --threads N, --isa NAME, --seed S, --quiet; see " + program + " --help");
   }
   try {
     app.parse(std::vector<std::string>(words.rbegin(), words.rend()));
   } catch (const CLI::CallForHelp&) {
-    // To the end of the chain: the help of the command that was named.
-    std::fputs(deepest_subcommand(app).help().c_str(), stdout);
+    std::fputs(app.help().c_str(), stdout);  // of the command that was named, if one was
     return;
   } catch (const CLI::ParseError& error) {
     refuse_unknown_words(app, commands);  // a misspelt option explains a missing one
@@ -98,8 +103,8 @@ void parse_and_run(const std::vector<std::string>& words, const std::vector<Comm
   if (app.get_subcommands().empty()) throw UsageError("no command is given", help_hint(app));
   if (app.count("--seed") > 0) parsed.global.seed = parsed.seed;
   if (parsed.global.quiet) Logger::instance().set_level(LogLevel::warning);
-  if (parsed.global.threads > 0) runtime.set_threads(parsed.global.threads);
-  if (!parsed.global.isa.empty()) runtime.set_isa(parsed.global.isa);
+  if (parsed.global.threads > 0) cpu::set_thread_count(parsed.global.threads);
+  if (!parsed.global.isa.empty()) cpu::set_isa(cpu::parse_isa(parsed.global.isa));
   const std::string& name = app.get_subcommands().front()->get_name();
   for (const Command& command : commands) {
     if (command.name == name) command.run(parsed.global);
@@ -117,9 +122,9 @@ int report(const std::string& message, ExitCode code) {
 
 }  // namespace
 
-int run_command_line(const std::vector<std::string>& words, const std::vector<Command>& commands, const RuntimeSettings& runtime) {
+int run_command_line(const std::vector<std::string>& words, const std::vector<Command>& commands) {
   try {
-    parse_and_run(words, commands, runtime);
+    parse_and_run(words, commands);
     return static_cast<int>(ExitCode::done);
   } catch (const Error& error) {
     return report(error.what(), error.code());

@@ -19,6 +19,5 @@ int main(int argc, char** argv) {
       return static_cast<int>(error.code());
     }
   }
-  RuntimeSettings runtime;
-  return run_command_line(std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc), all_commands(all_jobs()), runtime);
+  return run_command_line(std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc), all_commands(all_jobs()));
 }

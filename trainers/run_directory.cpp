@@ -89,6 +89,9 @@ void RunDirectory::begin_log(std::string_view job, std::optional<std::int64_t> r
     const json step = record.value("step", json());
     return resumed_step && step.is_number_integer() && step.get<std::int64_t>() <= *resumed_step;
   }));
+  std::error_code error;
+  if (!resumed_step) fs::remove_all(path_ / "events" / job_, error);
+  if (error) throw_file_error(error.value(), "remove", path_ / "events" / job_);
   events_.emplace(path_ / "events" / job_, resumed_step);
 }
 

@@ -39,8 +39,8 @@ class RunDirectory {
   /// ones are passed over with a warning.
   std::optional<Checkpoint> resume_point(std::string_view job, std::string_view resume);
 
-  /// Starts the log of `job`. Records that it wrote here before are dropped: all, or, resumed, those of steps > `resumed_step`. Other jobs'
-  /// records stay.
+  /// Starts the log of `job`. Records and events that it wrote here before are dropped: all, or, resumed, those of steps > `resumed_step`.
+  /// Other jobs' stay.
   void begin_log(std::string_view job, std::optional<std::int64_t> resumed_step = std::nullopt);
   /// Appends `record` with "job" and "step" added to log.jsonl; its numbers also go to TensorBoard. begin_log must come first.
   void log(std::int64_t step, nlohmann::json record);

@@ -186,6 +186,19 @@ void Config::put(Entry entry, bool replace) {
   entries_.push_back(std::move(entry));
 }
 
+std::vector<std::string> config_differences(const Config& before, const Config& after) {
+  std::vector<std::string> differences;
+  for (const Config::Entry& entry : before.entries()) {
+    const ConfigValue* other = after.find(entry.key);
+    const std::string was = entry.value.text(), is = other ? other->text() : "(none)";
+    if (was != is) differences.push_back(fmt::format("{}: {} -> {}", entry.key, was, is));
+  }
+  for (const Config::Entry& entry : after.entries()) {
+    if (before.find(entry.key) == nullptr) differences.push_back(fmt::format("{}: (none) -> {}", entry.key, entry.value.text()));
+  }
+  return differences;
+}
+
 std::string yaml_string(std::string_view text) {
   const auto plain_character = [](char c) {
     return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.' || c == '/' || c == '-' || c == ' ';

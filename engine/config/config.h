@@ -52,6 +52,10 @@ class Config {
   std::vector<Entry> entries_;
 };
 
+/// What differs between two configurations, one line a key in the order of `before`: "ppo.lr: 1e-05 -> 0.0003", "seed: (none) -> 2". Values
+/// are compared as the text in which resolved configurations are written. Empty when they say the same.
+std::vector<std::string> config_differences(const Config& before, const Config& after);
+
 /// YAML text of dotted keys, nested into sections, sections and keys in the order of their first appearance. `value` is YAML already.
 struct YamlEntry {
   std::string key;

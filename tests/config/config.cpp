@@ -212,6 +212,13 @@ TEST_CASE("the resolved configuration nests its sections") {
   CHECK(reader.get("a", 1) == 1);
 }
 
+TEST_CASE("differences of two configurations name the keys") {
+  const Config before = Config::parse("a: 1\nb: {c: [1, 2], d: x}\ne: null\n", "old");
+  CHECK(config_differences(before, Config::parse("e: \nb.d: x\nb.c: [1,2]\na: 1", "new")).empty());
+  const auto found = config_differences(before, Config::parse("a: 2\nb: {c: [1, 3]}\ne: null\nf: y", "new"));
+  CHECK(found == std::vector<std::string>{"a: 1 -> 2", "b.c: [1, 2] -> [1, 3]", "b.d: x -> (none)", "f: (none) -> y"});
+}
+
 TEST_CASE("text that is no configuration is refused by place, and never crashes") {
   const auto parse = [](const std::string& text) { return refusal([&] { Config::parse(text, "x.yaml"); }); };
   CHECK(contains(parse("a: 1\nb: [1, 2\nc: 3\n"), "x.yaml, line"));
