@@ -33,7 +33,7 @@ constexpr std::size_t query_shared_bytes = (attention_block * (2 * D + 2 * (D + 
 template <int D>
 constexpr std::size_t key_shared_bytes = (attention_block * (2 * D + 2 * (D + 4)) + 2 * attention_block * attention_block) * sizeof(float);
 
-template <int D> __global__ void __launch_bounds__(attention_threads, blocks_at_least<D>) query_gradient_kernel(const __grid_constant__ BackwardArgs args) {
+template <int D> __global__ void __launch_bounds__(attention_threads) query_gradient_kernel(const __grid_constant__ BackwardArgs args) {
   extern __shared__ float4 shared[];
   float *q_tile = reinterpret_cast<float*>(shared), *dy_tile = q_tile + attention_block * D, *k_tile = dy_tile + attention_block * D,
         *v_tile = k_tile + attention_block * (D + 4), *ds_tile = v_tile + attention_block * (D + 4);
@@ -85,7 +85,7 @@ template <int D> __global__ void __launch_bounds__(attention_threads, blocks_at_
 }
 
 /// A warp has 8 keys; a lane a query for the products, columns for the sums.
-template <int D> __global__ void __launch_bounds__(attention_threads, blocks_at_least<D>) key_gradient_kernel(const __grid_constant__ BackwardArgs args) {
+template <int D> __global__ void __launch_bounds__(attention_threads) key_gradient_kernel(const __grid_constant__ BackwardArgs args) {
   extern __shared__ float4 shared[];
   float *k_tile = reinterpret_cast<float*>(shared), *v_tile = k_tile + attention_block * D, *q_tile = v_tile + attention_block * D,
         *dy_tile = q_tile + attention_block * (D + 4), *p_tile = dy_tile + attention_block * (D + 4), *ds_tile = p_tile + attention_block * attention_block;

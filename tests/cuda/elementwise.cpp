@@ -113,11 +113,15 @@ TEST_CASE("affine, axpy and fill") {
   for (const std::int64_t n : sizes) {
     const std::vector<float> x = random_floats(n, 1), old = random_floats(n, 2);
     const DeviceTensor xt(x, {n}), y = DeviceTensor::output({n}), sum(old, {n}, 4), constant = DeviceTensor::output({n}),
-                       ids = DeviceTensor::output({n}, DType::i32);
+                       ids = DeviceTensor::output({n}, DType::i32), shifted = DeviceTensor::output({n}, DType::f32, 4), mask = DeviceTensor::output({n}, DType::u8);
     launch(Affine{2.5, -1, xt, y});
     launch(Axpy{-0.5, xt, sum});
     launch(Fill{3.25, constant});
     launch(Fill{-7, ids});
+    launch(Fill{3.25, shifted});
+    launch(Fill{1, mask});
+    CHECK(shifted.read() == constant.read());
+    CHECK(mask.read<std::uint8_t>() == std::vector<std::uint8_t>(static_cast<std::size_t>(n), 1));
     std::vector<double> affine, axpy;
     for (std::int64_t i = 0; i < n; ++i) {
       affine.push_back(2.5 * x[i] - 1);
@@ -131,13 +135,16 @@ TEST_CASE("affine, axpy and fill") {
 }
 
 TEST_CASE("convert between float formats is exact or rounds to nearest") {
-  for (const std::int64_t n : {0, 1, 1500}) {
+  for (const std::int64_t n : {0, 1, 1502}) {
     const std::vector<float> x = random_floats(n, 1, -100, 100);
-    const DeviceTensor xt(x, {n}), d = DeviceTensor::output({n}, DType::f64), h = DeviceTensor::output({n}, DType::bf16), back = DeviceTensor::output({n}),
+    const DeviceTensor xt(x, {n}), d = DeviceTensor::output({n}, DType::f64), h = DeviceTensor::output({n}, DType::bf16),
+                       shifted = DeviceTensor::output({n}, DType::bf16, 2), back = DeviceTensor::output({n}),
                        half_back = DeviceTensor::output({n});
     launch(Convert{xt, d});
     launch(Convert{d, back});
     launch(Convert{xt, h});
+    launch(Convert{xt, shifted});
+    CHECK(shifted.read<std::uint16_t>() == h.read<std::uint16_t>());
     launch(Convert{h, half_back});
     CHECK(back.read() == x);
     std::vector<float> rounded;
