@@ -20,6 +20,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CLOSING = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$", re.MULTILINE)
+# A fault, or a finding with the place of the kernel below it. Other `vgpu: ` lines explain an error code that the program got.
+VGPU_REPORT = re.compile(r"^vgpu: (error \d+: .*|.*(?=\n {2}in .* block ))", re.MULTILINE)
 TAIL_LINES = 150
 
 
@@ -61,7 +63,7 @@ class Outcome:
             self.problems.append("ran no test")
         if without_skips:
             self.skipped = 0
-        reports = re.findall(r"^vgpu: .*$", text, re.MULTILINE)
+        reports = VGPU_REPORT.findall(text)
         if reports and "vgpu" not in suite.labels:
             self.problems.append(f"the virtual GPU reported: {reports[0]}")
 

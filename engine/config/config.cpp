@@ -44,7 +44,8 @@ class Flattener {
     if (node.IsMap()) {
       for (const auto& child : node) {
         if (!child.first.IsScalar() || !is_name(child.first.Scalar())) {
-          throw UsageError(fmt::format("{}: a key is not a name", origin(child.first)), "keys are letters, digits, '_' and '-', joined by '.'");
+          throw UsageError(fmt::format("{}: a key is not a name", origin(child.first)),
+                           "keys are letters, digits, '_' and '-', joined by '.'");
         }
         visit(key.empty() ? child.first.Scalar() : key + "." + child.first.Scalar(), child.second, depth + 1);
       }
@@ -93,8 +94,10 @@ YAML::Node parse_yaml(const std::string& text, const std::string& name) {
     if (documents.size() > 1) throw UsageError(fmt::format("{}: more than one YAML document", name), "remove the line '---'");
     return documents.empty() ? YAML::Node() : documents.front();
   } catch (const YAML::Exception& error) {
-    const std::string place = error.mark.is_null() ? name : fmt::format("{}, line {}, column {}", name, error.mark.line + 1, error.mark.column + 1);
-    throw UsageError(fmt::format("{}: not YAML: {}", place, error.msg), "indent with spaces, write 'key: value', and quote text that has ': ' or '#' in it");
+    const std::string place =
+        error.mark.is_null() ? name : fmt::format("{}, line {}, column {}", name, error.mark.line + 1, error.mark.column + 1);
+    throw UsageError(fmt::format("{}: not YAML: {}", place, error.msg),
+                     "indent with spaces, write 'key: value', and quote text that has ': ' or '#' in it");
   }
 }
 
@@ -108,7 +111,8 @@ std::string ConfigValue::text() const {
 }
 
 Config Config::load(const std::filesystem::path& path) {
-  if (std::filesystem::is_directory(path)) throw UsageError(fmt::format("configuration '{}' is a folder", path.string()), "name the YAML file in it");
+  if (std::filesystem::is_directory(path))
+    throw UsageError(fmt::format("configuration '{}' is a folder", path.string()), "name the YAML file in it");
   std::ifstream file(path, std::ios::binary);
   if (!file) throw UsageError(fmt::format("cannot read configuration '{}'", path.string()), "check the path after --config");
   return parse(std::string(std::istreambuf_iterator<char>(file), {}), path.string());
@@ -131,7 +135,8 @@ Config Config::parse(std::string_view text, std::string_view name) {
 void Config::set(std::string_view assignment) {
   const std::size_t equals = assignment.find('=');
   const std::string origin = fmt::format("--set {}", assignment);
-  if (equals == std::string_view::npos) throw UsageError(fmt::format("{}: no '='", origin), "write --set key=value, for instance --set ppo.lr=1e-4");
+  if (equals == std::string_view::npos)
+    throw UsageError(fmt::format("{}: no '='", origin), "write --set key=value, for instance --set ppo.lr=1e-4");
   const std::string key(assignment.substr(0, equals));
   if (!is_name(key)) throw UsageError(fmt::format("{}: '{}' is not a key", origin, key), "a key is a dotted path such as ppo.lr");
   YAML::Node node = parse_yaml(std::string(assignment.substr(equals + 1)), origin);
@@ -158,7 +163,8 @@ void Config::put(Entry entry, bool replace) {
     };
     if (known->key == entry.key) {
       if (!replace) {
-        throw UsageError(fmt::format("{}: '{}' is given twice, first in {}", entry.value.origin, entry.key, known->value.origin), "remove one of them");
+        throw UsageError(fmt::format("{}: '{}' is given twice, first in {}", entry.value.origin, entry.key, known->value.origin),
+                         "remove one of them");
       }
       known->value = std::move(entry.value);
       return;
@@ -180,8 +186,23 @@ void Config::put(Entry entry, bool replace) {
   entries_.push_back(std::move(entry));
 }
 
+std::vector<std::string> config_differences(const Config& before, const Config& after) {
+  std::vector<std::string> differences;
+  for (const Config::Entry& entry : before.entries()) {
+    const ConfigValue* other = after.find(entry.key);
+    const std::string was = entry.value.text(), is = other ? other->text() : "(none)";
+    if (was != is) differences.push_back(fmt::format("{}: {} -> {}", entry.key, was, is));
+  }
+  for (const Config::Entry& entry : after.entries()) {
+    if (before.find(entry.key) == nullptr) differences.push_back(fmt::format("{}: (none) -> {}", entry.key, entry.value.text()));
+  }
+  return differences;
+}
+
 std::string yaml_string(std::string_view text) {
-  const auto plain_character = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.' || c == '/' || c == '-' || c == ' '; };
+  const auto plain_character = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.' || c == '/' || c == '-' || c == ' ';
+  };
   bool plain = !text.empty() && (std::isalpha(static_cast<unsigned char>(text.front())) || text.front() == '/') && text.back() != ' ' &&
                std::all_of(text.begin(), text.end(), plain_character);
   std::string lower(text);

@@ -26,8 +26,9 @@ struct ConfigValue {
   std::string text() const;
 };
 
-/// Dotted keys in the order of the file. `ppo: {lr: 1}` and `ppo.lr: 1` are the same key. All members throw UsageError naming file and line for
-/// text that is not YAML, keys given twice, keys that are no names, lists of anything but scalars, or a key that is both a value and a section.
+/// Dotted keys in the order of the file. `ppo: {lr: 1}` and `ppo.lr: 1` are the same key. All members throw UsageError naming file and line
+/// for text that is not YAML, keys given twice, keys that are no names, lists of anything but scalars, or a key that is both a value and a
+/// section.
 class Config {
  public:
   static Config load(const std::filesystem::path& path);
@@ -50,6 +51,10 @@ class Config {
   std::string name_;
   std::vector<Entry> entries_;
 };
+
+/// What differs between two configurations, one line a key in the order of `before`: "ppo.lr: 1e-05 -> 0.0003", "seed: (none) -> 2". Values
+/// are compared as the text in which resolved configurations are written. Empty when they say the same.
+std::vector<std::string> config_differences(const Config& before, const Config& after);
 
 /// YAML text of dotted keys, nested into sections, sections and keys in the order of their first appearance. `value` is YAML already.
 struct YamlEntry {

@@ -80,7 +80,8 @@ template struct ConfigScalarType<double>;
 template struct ConfigScalarType<std::string>;
 
 void throw_config_type_error(const ConfigValue& value, std::string_view key, std::string_view expected) {
-  throw UsageError(fmt::format("{}: {} is {}, expected {}", value.origin, key, value.text(), expected), fmt::format("give {} for '{}'", expected, key));
+  throw UsageError(fmt::format("{}: {} is {}, expected {}", value.origin, key, value.text(), expected),
+                   fmt::format("give {} for '{}'", expected, key));
 }
 
 struct ConfigReader::State {
@@ -107,7 +108,8 @@ void ConfigReader::record(const std::string& path, std::string yaml) {
 }
 
 void ConfigReader::missing(const std::string& path) const {
-  throw UsageError(fmt::format("{}: no '{}'", state_->config.name(), path), fmt::format("this job needs it; add the key or --set {}=...", path));
+  throw UsageError(fmt::format("{}: no '{}'", state_->config.name(), path),
+                   fmt::format("this job needs it; add the key or --set {}=...", path));
 }
 
 std::string ConfigReader::choice(std::string_view key, std::string_view fallback, const std::vector<std::string>& allowed) {
@@ -115,7 +117,8 @@ std::string ConfigReader::choice(std::string_view key, std::string_view fallback
   if (std::find(allowed.begin(), allowed.end(), value) == allowed.end()) {
     const std::string path = full(key);
     const ConfigValue* given_value = find(path);
-    throw UsageError(fmt::format("{}: {} is '{}', expected one of {}", given_value ? given_value->origin : "default", path, value, fmt::join(allowed, ", ")),
+    throw UsageError(fmt::format("{}: {} is '{}', expected one of {}", given_value ? given_value->origin : "default", path, value,
+                                 fmt::join(allowed, ", ")),
                      did_you_mean(value, allowed));
   }
   return value;
@@ -146,10 +149,12 @@ void ConfigReader::finish() const {
   }
   if (unknown.empty()) return;
   std::string message = fmt::format("{}: unknown key '{}'", unknown.front()->value.origin, unknown.front()->key);
-  for (std::size_t i = 1; i < unknown.size(); ++i) message += fmt::format("; {}: unknown key '{}'", unknown[i]->value.origin, unknown[i]->key);
+  for (std::size_t i = 1; i < unknown.size(); ++i)
+    message += fmt::format("; {}: unknown key '{}'", unknown[i]->value.origin, unknown[i]->key);
   std::string hint;
   for (const Config::Entry* entry : unknown) {
-    if (const auto nearest = nearest_name(entry->key, known_keys())) hint += fmt::format("{}did you mean '{}'?", hint.empty() ? "" : " ", *nearest);
+    if (const auto nearest = nearest_name(entry->key, known_keys()))
+      hint += fmt::format("{}did you mean '{}'?", hint.empty() ? "" : " ", *nearest);
   }
   throw UsageError(message, hint.empty() ? "no known key is near; the resolved config.yaml of a run lists them all" : hint);
 }

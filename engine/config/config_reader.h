@@ -25,11 +25,13 @@
 
 namespace expctr {
 
-/// How a value is read and written back. T: bool, integers of 32 and 64 bits, float, double, string, lists of these, and optional of all of these (`null` in YAML is nullopt).
+/// How a value is read and written back. T: bool, integers of 32 and 64 bits, float, double, string, lists of these, and optional of all of
+/// these (`null` in YAML is nullopt).
 template <class T>
 struct ConfigType;
 
-/// Reads a Config. Copies and sections share one record of the keys asked for. All members throw UsageError with key, file, line, value and what was expected.
+/// Reads a Config. Copies and sections share one record of the keys asked for. All members throw UsageError with key, file, line, value and
+/// what was expected.
 class ConfigReader {
  public:
   explicit ConfigReader(const Config& config);

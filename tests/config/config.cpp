@@ -147,9 +147,35 @@ TEST_CASE("wrong types and ranges name key, line, value and what was expected") 
 }
 
 TEST_CASE("the resolved configuration loads to the same values, to the last digit") {
-  const std::vector<double> doubles = {0.1, 1.0 / 3, 1e-300, 5e-324, 1.7976931348623157e308, -0.0, 3.0, 1e22, std::numeric_limits<double>::infinity()};
-  const std::vector<std::string> strings = {"last 4", "", "true", "null", "3", "1e5", "a: b", "# no comment", " lead", "tail ", "quo\"te\\", "tab\tline\n",
-                                            "\xC3\xA9t\xC3\xA9", "\xF0\x9F\x98\x80", "~", "-", "- a", "[x]", "{x}", "*a", "&a", "!t", "%", "@", "no", "'", "a,b"};
+  const std::vector<double> doubles = {
+      0.1, 1.0 / 3, 1e-300, 5e-324, 1.7976931348623157e308, -0.0, 3.0, 1e22, std::numeric_limits<double>::infinity()};
+  const std::vector<std::string> strings = {"last 4",
+                                            "",
+                                            "true",
+                                            "null",
+                                            "3",
+                                            "1e5",
+                                            "a: b",
+                                            "# no comment",
+                                            " lead",
+                                            "tail ",
+                                            "quo\"te\\",
+                                            "tab\tline\n",
+                                            "\xC3\xA9t\xC3\xA9",
+                                            "\xF0\x9F\x98\x80",
+                                            "~",
+                                            "-",
+                                            "- a",
+                                            "[x]",
+                                            "{x}",
+                                            "*a",
+                                            "&a",
+                                            "!t",
+                                            "%",
+                                            "@",
+                                            "no",
+                                            "'",
+                                            "a,b"};
   const auto read = [&](ConfigReader reader) {
     std::vector<std::string> result;
     const auto all = reader.get("x.doubles", doubles);
@@ -184,6 +210,13 @@ TEST_CASE("the resolved configuration nests its sections") {
   CHECK_THROWS_AS(reader.get("a.x", 1), Error);
   CHECK_THROWS_AS(reader.get("a", 2), Error);
   CHECK(reader.get("a", 1) == 1);
+}
+
+TEST_CASE("differences of two configurations name the keys") {
+  const Config before = Config::parse("a: 1\nb: {c: [1, 2], d: x}\ne: null\n", "old");
+  CHECK(config_differences(before, Config::parse("e: \nb.d: x\nb.c: [1,2]\na: 1", "new")).empty());
+  const auto found = config_differences(before, Config::parse("a: 2\nb: {c: [1, 3]}\ne: null\nf: y", "new"));
+  CHECK(found == std::vector<std::string>{"a: 1 -> 2", "b.c: [1, 2] -> [1, 3]", "b.d: x -> (none)", "f: (none) -> y"});
 }
 
 TEST_CASE("text that is no configuration is refused by place, and never crashes") {

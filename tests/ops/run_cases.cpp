@@ -212,7 +212,10 @@ TEST_CASE("op table: gradients on every backend") {
       }
       for (std::size_t k = 0; k < g.of_operand.size(); ++k) {
         if (g.of_operand[k].empty()) continue;
-        compare(g.of_operand[k], reference.of_operand[k], std::max(largest(reference.of_operand[k]), 1e-3), tolerance(place.dtype, c.reduction) * 2.0,
+        // A gradient whose terms nearly cancel is measured against 5 % of the case's largest one.
+        double most = 0.0;
+        for (const auto& other : reference.of_operand) most = std::max(most, largest(other));
+        compare(g.of_operand[k], reference.of_operand[k], std::max({largest(reference.of_operand[k]), 0.05 * most, 1e-3}), tolerance(place.dtype, c.reduction) * 2.0,
                 what + fmt::format(", gradient {}", k));
       }
     }

@@ -61,9 +61,14 @@ class Runner(unittest.TestCase):
         self.assertIn("stopped after 1 s", output)
 
     def test_report_of_the_virtual_gpu(self):
-        line = 'sh -c "echo vgpu: race; echo 1 passed, 0 failed, 0 skipped"'
-        self.expect(f'add_test(gpu {line})', 1, "4 passed, 1 failed, 1 skipped")
-        self.expect(f'add_test(gpu {line})\nset_tests_properties(gpu PROPERTIES LABELS vgpu)', 0, "4 passed, 0 failed, 1 skipped")
+        # Printed by the virtual GPU for a planted race, a fault, and an allocation that does not fit.
+        race = "vgpu: race: shared byte 0 written by two threads\\n  in fill block (0,0,0) thread (1,0,0) at x.cu:7"
+        fault = "vgpu: error 700: 4 bytes past the end of an allocation"
+        explained = "vgpu: cudaMalloc: out of memory: 9 bytes asked, 0 used"
+        for text, failures in ((race, 1), (fault, 1), (explained, 0)):
+            command = f'add_test(gpu printf "{text}\\n1 passed, 0 failed, 0 skipped\\n")'
+            self.expect(command, failures, f"4 passed, {failures} failed, 1 skipped")
+            self.expect(f'{command}\nset_tests_properties(gpu PROPERTIES LABELS vgpu)', 0, "4 passed, 0 failed, 1 skipped")
 
     def test_labels(self):
         tests = 'add_test(late printf "7 passed, 0 failed, 0 skipped\\n")\nset_tests_properties(late PROPERTIES LABELS slow)'

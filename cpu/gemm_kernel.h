@@ -1,0 +1,101 @@
+// Matrix tiles held in registers: C[rows, columns] (+)= A[rows, k] B[k, columns], one fused multiply-add a product, k ascending. Lanes are
+// columns, so an element's sum never depends on its neighbours and every instruction set gives the same bits. Bound by the multiply-add
+// units: tile_rows x tile_vectors accumulators hide their latency, B is read once a tile, A once a product (broadcast).
+#pragma once
+
+#include <cstdint>
+
+namespace expctr::cpu {
+
+constexpr int panel_width = 32;  ///< columns of a packed panel of B
+
+/// One tile of ROWS rows and NV vectors of 16 columns. a: element [r, k] at a[r * ROW_STRIDE + k * K_STRIDE]; b: row k at b + k * ldb.
+/// The sum starts at c when load, else at 0; bias (may be null) is added last. columns <= 16 NV are written.
+template <class V, int ROWS, int NV, int ROW_STRIDE, int K_STRIDE>
+inline void gemm_tile(std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc, int columns,
+                      const float* bias, bool load) {
+  V sum[ROWS][NV];
+  const bool whole = columns == 16 * NV;
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v)
+      sum[r][v] = !load ? V::zero() : whole ? V::load(c + r * ldc + 16 * v) : V::load(c + r * ldc + 16 * v, columns - 16 * v);
+  }
+  for (std::int64_t k = 0; k < k_count; ++k) {
+    V row[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) row[v] = V::load(b + 16 * v);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      const V factor = V::broadcast(a[r * ROW_STRIDE]);
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) sum[r][v] = V::fma(factor, row[v], sum[r][v]);
+    }
+    a += K_STRIDE;
+    b += ldb;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+      V value = sum[r][v];
+      if (whole) {
+        if (bias) value = value + V::load(bias + 16 * v);
+        value.store(c + r * ldc + 16 * v);
+      } else {
+        if (bias) value = value + V::load(bias + 16 * v, columns - 16 * v);
+        value.store(c + r * ldc + 16 * v, columns - 16 * v);
+      }
+    }
+  }
+}
+
+/// Calls body(std::integral_constant<int, rows>) for the run-time value rows in [1, MOST].
+template <int MOST, class Body>
+inline void with_rows(int rows, const Body& body) {
+  if constexpr (MOST >= 1) {
+    if (rows == MOST)
+      body.template operator()<MOST>();
+    else
+      with_rows<MOST - 1>(rows, body);
+  }
+}
+
+/// Tiles of one panel: a as pack_rows() lays it out, b [k, 32] with row stride ldb and at least 16-column padding.
+template <class V>
+void gemm_panel(std::int64_t rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
+                int columns, const float* bias, bool load) {
+  constexpr int width = 16 * V::tile_vectors;
+  for (std::int64_t r = 0; r < rows; r += V::tile_rows) {
+    const int count = static_cast<int>(rows - r < V::tile_rows ? rows - r : V::tile_rows);
+    const float* tile = a + r * k_count;
+    for (int column = 0; column < columns;) {
+      const int left = columns - column;
+      const float* tile_bias = bias ? bias + column : nullptr;
+      float* tile_c = c + r * ldc + column;
+      with_rows<V::tile_rows>(count, [&]<int ROWS>() {
+        if (left > 16 && width > 16)
+          gemm_tile<V, ROWS, V::tile_vectors, 1, ROWS>(k_count, tile, b + column, ldb, tile_c, ldc, left < width ? left : width, tile_bias,
+                                                       load);
+        else
+          gemm_tile<V, ROWS, 1, 1, ROWS>(k_count, tile, b + column, ldb, tile_c, ldc, left < 16 ? left : 16, tile_bias, load);
+      });
+      column += left > 16 ? width : 16;
+    }
+  }
+}
+
+/// out[c * out_stride + r] = in[r * in_stride + c].
+template <class V>
+void transpose(const float* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns, float* out, std::int64_t out_stride) {
+  for (std::int64_t r = 0; r < rows; r += 16) {
+    const int count = static_cast<int>(rows - r < 16 ? rows - r : 16);
+    std::int64_t c = 0;
+    for (; c + 16 <= columns; c += 16) V::transpose(in + r * in_stride + c, in_stride, count, out + c * out_stride + r, out_stride);
+    for (; c < columns; ++c)
+      for (int i = 0; i < count; ++i) out[c * out_stride + r + i] = in[(r + i) * in_stride + c];
+  }
+}
+
+}  // namespace expctr::cpu

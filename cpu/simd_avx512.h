@@ -1,0 +1,105 @@
+// Sixteen float lanes in one AVX-512 register. The same interface and, operation by operation, the same results as cpu/simd_v3.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace expctr::cpu::avx512 {
+
+struct Lanes {
+  __m512i all;
+};
+
+struct Floats {
+  __m512 all;
+
+  static constexpr int tile_rows = 12;
+  static constexpr int fused_rows = 8;
+  static constexpr int tile_vectors = 2;
+
+  static Floats zero() { return {_mm512_setzero_ps()}; }
+  static Floats broadcast(float x) { return {_mm512_set1_ps(x)}; }
+  static Floats load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static Floats load(const float* p, int n) { return {_mm512_maskz_loadu_ps(mask(n), p)}; }
+  void store(float* p) const { _mm512_storeu_ps(p, all); }
+  void store(float* p, int n) const { _mm512_mask_storeu_ps(p, mask(n), all); }
+  static Floats load_f16(const std::uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
+  static Floats load_bf16(const std::uint16_t* p) {
+    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+  }
+  static Floats load_i8(const std::int8_t* p) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+  }
+  static Lanes load_lanes(const std::uint32_t* p) { return {_mm512_loadu_si512(p)}; }
+  template <int i>
+  static Floats nibble(Lanes x) {
+    // The permutation looks at the lowest four bits of a lane only.
+    const __m512 numbers = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return {_mm512_permutexvar_ps(_mm512_srli_epi32(x.all, 4 * i), numbers)};
+  }
+
+  friend Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.all, b.all)}; }
+  friend Floats operator-(Floats a, Floats b) { return {_mm512_sub_ps(a.all, b.all)}; }
+  friend Floats operator*(Floats a, Floats b) { return {_mm512_mul_ps(a.all, b.all)}; }
+  static Floats fma(Floats a, Floats b, Floats c) { return {_mm512_fmadd_ps(a.all, b.all, c.all)}; }
+  static Floats max(Floats a, Floats b) { return {_mm512_max_ps(a.all, b.all)}; }
+  static Floats min(Floats a, Floats b) { return {_mm512_min_ps(a.all, b.all)}; }
+  static Floats round(Floats a) { return {_mm512_roundscale_ps(a.all, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+  static Floats power_of_two(Floats n) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.all), _mm512_set1_epi32(127)), 23))};
+  }
+  static Floats select_less(Floats a, Floats b, Floats x, Floats y) {
+    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.all, b.all, _CMP_LT_OQ), y.all, x.all)};
+  }
+  static Floats first(int n, Floats x, Floats y) { return {_mm512_mask_blend_ps(mask(n), y.all, x.all)}; }
+  static void transpose(const float* in, std::int64_t in_stride, int rows, float* out, std::int64_t out_stride) {
+    __m512 x[16], pairs[16], fours[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) x[i] = i < rows ? _mm512_loadu_ps(in + i * in_stride) : _mm512_setzero_ps();
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+      pairs[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+      pairs[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) {
+        const __m512d a = _mm512_castps_pd(pairs[i + j]), b = _mm512_castps_pd(pairs[i + 2 + j]);
+        fours[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+        fours[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+      }
+    // fours[4 g + c] holds, in its 128-bit part p, column 4 p + c of rows 4 g .. 4 g + 3.
+    const __mmask16 lanes = mask(rows);
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+      const __m512 low_a = _mm512_shuffle_f32x4(fours[c], fours[4 + c], 0x44),
+                   low_b = _mm512_shuffle_f32x4(fours[8 + c], fours[12 + c], 0x44);
+      const __m512 high_a = _mm512_shuffle_f32x4(fours[c], fours[4 + c], 0xEE),
+                   high_b = _mm512_shuffle_f32x4(fours[8 + c], fours[12 + c], 0xEE);
+      _mm512_mask_storeu_ps(out + c * out_stride, lanes, _mm512_shuffle_f32x4(low_a, low_b, 0x88));
+      _mm512_mask_storeu_ps(out + (4 + c) * out_stride, lanes, _mm512_shuffle_f32x4(low_a, low_b, 0xDD));
+      _mm512_mask_storeu_ps(out + (8 + c) * out_stride, lanes, _mm512_shuffle_f32x4(high_a, high_b, 0x88));
+      _mm512_mask_storeu_ps(out + (12 + c) * out_stride, lanes, _mm512_shuffle_f32x4(high_a, high_b, 0xDD));
+    }
+  }
+  float sum() const {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+  }
+  float largest() const {
+    const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+  }
+
+ private:
+  static __mmask16 mask(int n) { return static_cast<__mmask16>(n <= 0 ? 0 : n >= 16 ? 0xFFFF : (1 << n) - 1); }
+};
+
+}  // namespace expctr::cpu::avx512

@@ -1,0 +1,129 @@
+// Sixteen float lanes in two AVX registers. The same interface and, operation by operation, the same results as cpu/simd_avx512.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace expctr::cpu::v3 {
+
+struct Lanes {
+  __m256i low, high;
+};
+
+struct Floats {
+  __m256 low, high;
+
+  static constexpr int tile_rows = 6;     ///< rows of a matrix tile that fit the registers, with ...
+  static constexpr int fused_rows = 4;    ///< rows of a tile that also unpacks its weights
+  static constexpr int tile_vectors = 1;  ///< ... this many vectors of 16 columns
+
+  static Floats zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+  static Floats broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+  static Floats load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static Floats load(const float* p, int n) { return {_mm256_maskload_ps(p, mask(n)), _mm256_maskload_ps(p + 8, mask(n - 8))}; }
+  void store(float* p) const {
+    _mm256_storeu_ps(p, low);
+    _mm256_storeu_ps(p + 8, high);
+  }
+  void store(float* p, int n) const {
+    _mm256_maskstore_ps(p, mask(n), low);
+    _mm256_maskstore_ps(p + 8, mask(n - 8), high);
+  }
+  static Floats load_f16(const std::uint16_t* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+            _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+  }
+  static Floats load_bf16(const std::uint16_t* p) { return {widen_bf16(p), widen_bf16(p + 8)}; }
+  static Floats load_i8(const std::int8_t* p) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 8))))};
+  }
+  static Lanes load_lanes(const std::uint32_t* p) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
+  }
+  /// Bits 4 i to 4 i + 3 of every lane, as numbers 0 to 15.
+  template <int i>
+  static Floats nibble(Lanes x) {
+    const __m256i fifteen = _mm256_set1_epi32(15);
+    return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.low, 4 * i), fifteen)),
+            _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.high, 4 * i), fifteen))};
+  }
+
+  friend Floats operator+(Floats a, Floats b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
+  friend Floats operator-(Floats a, Floats b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
+  friend Floats operator*(Floats a, Floats b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
+  static Floats fma(Floats a, Floats b, Floats c) {
+    return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+  }
+  static Floats max(Floats a, Floats b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
+  static Floats min(Floats a, Floats b) { return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)}; }
+  static Floats round(Floats a) {
+    constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return {_mm256_round_ps(a.low, mode), _mm256_round_ps(a.high, mode)};
+  }
+  /// 2^n for whole n in [-126, 127].
+  static Floats power_of_two(Floats n) { return {power_of_two(n.low), power_of_two(n.high)}; }
+  /// a < b ? x : y, lane by lane.
+  static Floats select_less(Floats a, Floats b, Floats x, Floats y) {
+    return {_mm256_blendv_ps(y.low, x.low, _mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ)),
+            _mm256_blendv_ps(y.high, x.high, _mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ))};
+  }
+  /// The first n lanes of x, the others from y.
+  static Floats first(int n, Floats x, Floats y) {
+    return {_mm256_blendv_ps(y.low, x.low, _mm256_castsi256_ps(mask(n))),
+            _mm256_blendv_ps(y.high, x.high, _mm256_castsi256_ps(mask(n - 8)))};
+  }
+  /// out[c * out_stride + r] = in[r * in_stride + c] for r < rows <= 16, c < 16.
+  static void transpose(const float* in, std::int64_t in_stride, int rows, float* out, std::int64_t out_stride) {
+    int r = 0;
+    for (; r + 8 <= rows; r += 8) {
+      transpose_8x8(in + r * in_stride, in_stride, out + r, out_stride);
+      transpose_8x8(in + r * in_stride + 8, in_stride, out + 8 * out_stride + r, out_stride);
+    }
+    for (; r < rows; ++r)
+      for (int c = 0; c < 16; ++c) out[c * out_stride + r] = in[r * in_stride + c];
+  }
+  /// Lane i + lane i + 8, then + 4, + 2, + 1.
+  float sum() const {
+    const __m256 eight = _mm256_add_ps(low, high);
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+  }
+  float largest() const {
+    const __m256 eight = _mm256_max_ps(low, high);
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+  }
+
+ private:
+  static __m256i mask(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+  static void transpose_8x8(const float* in, std::int64_t in_stride, float* out, std::int64_t out_stride) {
+    __m256 x[8], pairs[8], fours[8];
+    for (int i = 0; i < 8; ++i) x[i] = _mm256_loadu_ps(in + i * in_stride);
+    for (int i = 0; i < 8; i += 2) {
+      pairs[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
+      pairs[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+      for (int j = 0; j < 2; ++j) {
+        const __m256d a = _mm256_castps_pd(pairs[i + j]), b = _mm256_castps_pd(pairs[i + 2 + j]);
+        fours[i + 2 * j] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+        fours[i + 2 * j + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+      }
+    for (int c = 0; c < 4; ++c) {
+      _mm256_storeu_ps(out + c * out_stride, _mm256_permute2f128_ps(fours[c], fours[4 + c], 0x20));
+      _mm256_storeu_ps(out + (4 + c) * out_stride, _mm256_permute2f128_ps(fours[c], fours[4 + c], 0x31));
+    }
+  }
+  static __m256 widen_bf16(const std::uint16_t* p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+  }
+  static __m256 power_of_two(__m256 n) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+  }
+};
+
+}  // namespace expctr::cpu::v3

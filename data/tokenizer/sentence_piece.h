@@ -1,0 +1,50 @@
+// SentencePiece-type byte-pair encoding with byte fallback: Llama 2, Mistral, stories260K.
+#pragma once
+
+#include <array>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "data/tokenizer/pair_merge.h"
+#include "data/tokenizer/tokenizer.h"
+
+namespace expctr {
+
+/// Blanks become U+2581; characters are merged over the whole text, without pre-tokeniser; what is no token afterwards becomes bytes.
+/// Source: Kudo and Richardson 2018; sentencepiece's model type BPE.
+class SentencePiece : public Tokenizer {
+ public:
+  struct Options {
+    bool add_space_prefix = true;  ///< a blank before each stretch of text that is not empty
+    bool fuse_unknown = false;     ///< neighbouring unknown characters give one unknown token; matters without byte tokens
+  };
+
+  /// As GGUF stores it: two neighbours merge when their texts together are a token, the one with the highest score first.
+  SentencePiece(TokenizerParts parts, std::span<const float> scores, Options options);
+
+  /// As tokenizer.json stores it: merges in order of rank. Throws InputError for parts that are no tokens.
+  SentencePiece(TokenizerParts parts, const std::vector<std::pair<std::string, std::string>>& merges, Options options, const std::string& file);
+
+ protected:
+  void encode_fragment(std::string_view text, std::vector<std::int32_t>& ids) const override;
+  std::string plain_bytes(std::int32_t id) const override;
+  bool strips_first_blank() const override { return options_.add_space_prefix; }
+
+ private:
+  void index_tokens();
+  bool merges_to(std::int32_t id) const;
+  std::int32_t symbol_of(std::string_view text) const;
+
+  Options options_;
+  PairTable merges_;
+  std::array<std::int32_t, 256> byte_ids_;
+  /// Characters that are parts of tokens without being tokens: symbols beyond the vocabulary, which may merge but never stay.
+  std::unordered_map<std::string, std::int32_t> part_symbols_;
+  std::vector<std::string> part_texts_;  ///< of symbol vocabulary() + i
+};
+
+}  // namespace expctr
