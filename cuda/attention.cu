@@ -1,8 +1,8 @@
-// Attention forward, and over the paged cache. Tiles of 32 queries x 32 keys, online softmax in float32, nothing of size [tokens, tokens]: 4 tokens^2 head_dim
-// FLOPs a head (half of it when causal); a block reads its keys and values once per 32 queries. A warp has 8 queries, a lane a key for the scores and
-// head_dim / 32 columns for the sums: 9 shared loads for 32 multiply-adds, so bound by shared memory, then by arithmetic.
-// Decoding (few queries a sequence): a block a query and head, its 4 warps take key blocks in turn and merge in order; bound by reading the cache,
-// 8 bytes a key, key-value head and column.   Source: Dao et al. 2022 (tiling); Kwon et al. 2023 (pages).
+// Attention forward, and over the paged cache. Tiles of 32 queries x 32 keys, online softmax in float32, nothing of size [tokens, tokens]:
+// 4 tokens^2 head_dim FLOPs a head (half of it when causal); a block reads its keys and values once per 32 queries. A warp has 8 queries, a
+// lane a key for the scores and head_dim / 32 columns for the sums: 9 shared loads for 32 multiply-adds, so bound by shared memory, then by
+// arithmetic. Decoding (few queries a sequence): a block a query and head, its 4 warps take key blocks in turn and merge in order; bound by
+// reading the cache, 8 bytes a key, key-value head and column.   Source: Dao et al. 2022 (tiling); Kwon et al. 2023 (pages).
 #include "cuda/attention_tile.cuh"
 
 namespace expctr::cuda {
@@ -15,7 +15,8 @@ struct Rows {
   const std::int32_t* pages;  ///< null: consecutive
   std::int64_t stride;        ///< floats from token to token
   __device__ __forceinline__ std::int64_t at(int token) const {
-    const std::int64_t row = pages == nullptr ? token : static_cast<std::int64_t>(pages[token / attention_block]) * attention_block + token % attention_block;
+    const std::int64_t row =
+        pages == nullptr ? token : static_cast<std::int64_t>(pages[token / attention_block]) * attention_block + token % attention_block;
     return row * stride;
   }
 };
@@ -48,9 +49,11 @@ struct ForwardArgs {
   }
 };
 
-template <int D> constexpr std::size_t forward_shared_bytes = (attention_block * (3 * D + 4) + attention_block * attention_block) * sizeof(float);
+template <int D>
+constexpr std::size_t forward_shared_bytes = (attention_block * (3 * D + 4) + attention_block * attention_block) * sizeof(float);
 
-template <int D> __global__ void __launch_bounds__(attention_threads, blocks_at_least<D>) forward_kernel(const __grid_constant__ ForwardArgs args) {
+template <int D>
+__global__ void __launch_bounds__(attention_threads, blocks_at_least<D>) forward_kernel(const __grid_constant__ ForwardArgs args) {
   extern __shared__ float4 shared[];
   float *q_tile = reinterpret_cast<float*>(shared), *k_tile = q_tile + attention_block * D, *v_tile = k_tile + attention_block * (D + 4),
         *p_tile = v_tile + attention_block * D;
@@ -60,7 +63,8 @@ template <int D> __global__ void __launch_bounds__(attention_threads, blocks_at_
             start = args.offsets[sequence], queries = args.offsets[sequence + 1] - start;
   int context;
   const Rows rows = args.rows_of(sequence, head / (args.heads / args.kv_heads), context);
-  const std::int64_t q_stride = static_cast<std::int64_t>(args.heads) * args.head_dim, q_start = (start + first) * q_stride + head * args.head_dim;
+  const std::int64_t q_stride = static_cast<std::int64_t>(args.heads) * args.head_dim,
+                     q_start = (start + first) * q_stride + head * args.head_dim;
   const int count = min(attention_block, queries - first), shift = context - queries;  // query i stands at position shift + i
   load_tile<D, D>(q_tile, count, args.head_dim, args.vector, [&](int row) { return args.q + q_start + row * q_stride; });
 
@@ -106,7 +110,8 @@ template <int D> __global__ void __launch_bounds__(attention_threads, blocks_at_
 }
 
 /// A block a query and head; causal, so the query sees the keys up to its own position.
-template <int D> __global__ void __launch_bounds__(attention_threads, 1) decode_kernel(const __grid_constant__ ForwardArgs args) {
+template <int D>
+__global__ void __launch_bounds__(attention_threads, 1) decode_kernel(const __grid_constant__ ForwardArgs args) {
   __shared__ __align__(16) float query[D];
   __shared__ float parts[attention_warps][D], maxima[attention_warps], totals[attention_warps];
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32, head = static_cast<int>(blockIdx.y),
@@ -186,8 +191,8 @@ template <int D> __global__ void __launch_bounds__(attention_threads, 1) decode_
 
 /// Rows of `width` floats (float4 when Vector) to their slots; a negative slot is skipped.
 template <class T>
-__global__ void __launch_bounds__(block_threads) store_kernel(std::int64_t total, std::int64_t width, const T* k, const T* v, const std::int32_t* slots,
-                                                              T* key_pages, T* value_pages) {
+__global__ void __launch_bounds__(block_threads)
+    store_kernel(std::int64_t total, std::int64_t width, const T* k, const T* v, const std::int32_t* slots, T* key_pages, T* value_pages) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
   if (i >= total) return;
   const std::int64_t token = i / width, slot = slots[token];
@@ -222,7 +227,8 @@ void launch_tiles(const char* name, const ForwardArgs& args, std::int64_t tokens
 
 }  // namespace
 
-template <> void run(const AttentionForward& a, Stream stream) {
+template <>
+void run(const AttentionForward& a, Stream stream) {
   require_f32("attention", {&a.q, &a.k, &a.v, &a.y, &a.log_sum_exp});
   require("attention", DType::i32, {&a.sequence_offsets});
   check_attention("attention", a.shape);
@@ -237,7 +243,8 @@ template <> void run(const AttentionForward& a, Stream stream) {
   launch_tiles("attention", args, tokens, stream);
 }
 
-template <> void run(const PagedAttention& a, Stream stream) {
+template <>
+void run(const PagedAttention& a, Stream stream) {
   require_f32("paged_attention", {&a.q, &a.key_pages, &a.value_pages, &a.y});
   require("paged_attention", DType::i32, {&a.query_offsets, &a.context_lengths, &a.page_table});
   check_attention("paged_attention", a.shape);
@@ -259,19 +266,21 @@ template <> void run(const PagedAttention& a, Stream stream) {
   check_launch("paged_attention");
 }
 
-template <> void run(const StoreKeysValues& args, Stream stream) {
+template <>
+void run(const StoreKeysValues& args, Stream stream) {
   require_f32("store_keys_values", {&args.k, &args.v, &args.key_pages, &args.value_pages});
   require("store_keys_values", DType::i32, {&args.slots});
   const std::int64_t total = args.k.size(), width = args.k.width();
   if (total == 0) return;
-  if (width % 4 == 0 && aligned16(args.k.data) && aligned16(args.v.data) && aligned16(args.key_pages.data) && aligned16(args.value_pages.data))
-    store_kernel<<<blocks_for(total / 4, block_threads), block_threads, 0, native(stream)>>>(total / 4, width / 4, args.k.as<const float4>(),
-                                                                                            args.v.as<const float4>(), args.slots.as<std::int32_t>(),
-                                                                                            args.key_pages.as<float4>(), args.value_pages.as<float4>());
+  if (width % 4 == 0 && aligned16(args.k.data) && aligned16(args.v.data) && aligned16(args.key_pages.data) &&
+      aligned16(args.value_pages.data))
+    store_kernel<<<blocks_for(total / 4, block_threads), block_threads, 0, native(stream)>>>(
+        total / 4, width / 4, args.k.as<const float4>(), args.v.as<const float4>(), args.slots.as<std::int32_t>(),
+        args.key_pages.as<float4>(), args.value_pages.as<float4>());
   else
-    store_kernel<<<blocks_for(total, block_threads), block_threads, 0, native(stream)>>>(total, width, args.k.as<const float>(), args.v.as<const float>(),
-                                                                                        args.slots.as<std::int32_t>(), args.key_pages.as<float>(),
-                                                                                        args.value_pages.as<float>());
+    store_kernel<<<blocks_for(total, block_threads), block_threads, 0, native(stream)>>>(
+        total, width, args.k.as<const float>(), args.v.as<const float>(), args.slots.as<std::int32_t>(), args.key_pages.as<float>(),
+        args.value_pages.as<float>());
   check_launch("store_keys_values");
 }
 

@@ -10,10 +10,11 @@ constexpr int attention_threads = 128, attention_warps = attention_threads / 32,
 constexpr int most_head_dim = 256;
 
 /// Blocks an SM must be able to hold: left to itself the compiler saves registers until it spills.
-template <int D> constexpr int blocks_at_least = D <= 128 ? 3 : 1;
+template <int D>
+constexpr int blocks_at_least = D <= 128 ? 3 : 1;
 
-/// Sequence and first token (within it) of tile `index`. Sequence s owns the indices from offsets[s] / 32 + s on: enough for its tiles whatever its place, and
-/// found by bisection, without a prefix sum over sequences. False: the index belongs to no tile.
+/// Sequence and first token (within it) of tile `index`. Sequence s owns the indices from offsets[s] / 32 + s on: enough for its tiles
+/// whatever its place, and found by bisection, without a prefix sum over sequences. False: the index belongs to no tile.
 __device__ __forceinline__ bool find_tile(const std::int32_t* offsets, int sequences, std::int64_t index, int& sequence, int& first) {
   int low = 0, high = sequences;
   while (high - low > 1) {
@@ -67,12 +68,14 @@ __device__ __forceinline__ void row_products(const float* fixed, const float* ow
 
 /// sums[i][j] += sum over the tile's 32 rows t of weights[warp's row i][t] x rows[t][lane + 32 j].
 template <int D, int Stride>
-__device__ __forceinline__ void add_weighted_rows(const float* weights, const float* rows, int warp, int lane, float (&sums)[rows_per_warp][D / 32]) {
+__device__ __forceinline__ void add_weighted_rows(const float* weights, const float* rows, int warp, int lane,
+                                                  float (&sums)[rows_per_warp][D / 32]) {
 #pragma unroll 2
   for (int t = 0; t < attention_block; t += 4) {
     float4 w[rows_per_warp];
 #pragma unroll
-    for (int i = 0; i < rows_per_warp; ++i) w[i] = *reinterpret_cast<const float4*>(weights + (warp * rows_per_warp + i) * attention_block + t);
+    for (int i = 0; i < rows_per_warp; ++i)
+      w[i] = *reinterpret_cast<const float4*>(weights + (warp * rows_per_warp + i) * attention_block + t);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
 #pragma unroll
@@ -98,7 +101,8 @@ __device__ __forceinline__ float warp_maximum(float value) {
 }
 
 /// Calls launch(integral constant D) with head_dim rounded up to 32, 64, 128 or 256.
-template <class Launch> void dispatch_head_dim(const char* kernel, int head_dim, Launch launch) {
+template <class Launch>
+void dispatch_head_dim(const char* kernel, int head_dim, Launch launch) {
   if (head_dim <= 32) return launch(std::integral_constant<int, 32>{});
   if (head_dim <= 64) return launch(std::integral_constant<int, 64>{});
   if (head_dim <= 128) return launch(std::integral_constant<int, 128>{});
@@ -108,8 +112,10 @@ template <class Launch> void dispatch_head_dim(const char* kernel, int head_dim,
 }
 
 /// Lets a kernel have more than 48 KiB of shared memory; the device's limit is an Error.
-template <class Kernel> void allow_shared_bytes(Kernel kernel, std::size_t bytes) {
-  if (bytes > 48 * 1024) EXPCTR_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+template <class Kernel>
+void allow_shared_bytes(Kernel kernel, std::size_t bytes) {
+  if (bytes > 48 * 1024)
+    EXPCTR_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
 }
 
 inline void check_attention(const char* kernel, const AttentionShape& shape) {

@@ -26,7 +26,8 @@ struct Problem {
 struct Reference {
   std::vector<double> y, log_sum, dq, dk, dv;
 
-  Reference(const Problem& p, const std::vector<float>& q, const std::vector<float>& k, const std::vector<float>& v, const std::vector<float>& dy)
+  Reference(const Problem& p, const std::vector<float>& q, const std::vector<float>& k, const std::vector<float>& v,
+            const std::vector<float>& dy)
       : y(q.size()), dq(q.size()), dk(k.size()), dv(v.size()) {
     const auto [heads, kv_heads, dim, causal, scale] = p.shape;
     const std::vector<std::int32_t> offsets = p.offsets();
@@ -84,13 +85,14 @@ TEST_CASE("attention and its gradients over packed sequences") {
   for (const Problem& p : problems) {
     const std::vector<std::int32_t> offsets = p.offsets();
     const std::int64_t tokens = offsets.back(), width = p.shape.heads * p.shape.head_dim, kv_width = p.shape.kv_heads * p.shape.head_dim;
-    const std::vector<float> q = random_floats(tokens * width, 1), k = random_floats(tokens * kv_width, 2), v = random_floats(tokens * kv_width, 3),
-                             dy = random_floats(tokens * width, 4), oq = random_floats(tokens * width, 5), ok = random_floats(tokens * kv_width, 6),
+    const std::vector<float> q = random_floats(tokens * width, 1), k = random_floats(tokens * kv_width, 2),
+                             v = random_floats(tokens * kv_width, 3), dy = random_floats(tokens * width, 4),
+                             oq = random_floats(tokens * width, 5), ok = random_floats(tokens * kv_width, 6),
                              ov = random_floats(tokens * kv_width, 7);
     const DeviceTensor qt(q, {tokens, width}, p.shift), kt(k, {tokens, kv_width}, p.shift), vt(v, {tokens, kv_width}),
-        offsets_t(offsets, {static_cast<std::int64_t>(offsets.size())}), y = DeviceTensor::output({tokens, width}),
-        log_sum = DeviceTensor::output({tokens, p.shape.heads}), g(dy, {tokens, width}), dq(oq, {tokens, width}), dk(ok, {tokens, kv_width}),
-        dv(ov, {tokens, kv_width}), dk_again(ok, {tokens, kv_width});
+        offsets_t(offsets, {static_cast<std::int64_t>(offsets.size())}),
+        y = DeviceTensor::output({tokens, width}), log_sum = DeviceTensor::output({tokens, p.shape.heads}), g(dy, {tokens, width}),
+        dq(oq, {tokens, width}), dk(ok, {tokens, kv_width}), dv(ov, {tokens, kv_width}), dk_again(ok, {tokens, kv_width});
     launch(AttentionForward{p.shape, qt, kt, vt, offsets_t, y, log_sum});
     launch(AttentionBackward{p.shape, qt, kt, vt, offsets_t, y, log_sum, g, dq, dk, dv, {}});
     launch(AttentionBackward{p.shape, qt, kt, vt, offsets_t, y, log_sum, g, {}, dk_again, {}, {}});
@@ -113,14 +115,14 @@ TEST_CASE("attention of no tokens, and heads that are too wide") {
   const DeviceTensor empty(std::vector<float>{}, {0, 4}), offsets(none, {1}), log_sum = DeviceTensor::output({0, 1});
   launch(AttentionForward{{1, 1, 4, true, 1.0}, empty, empty, empty, offsets, empty, log_sum});
   const DeviceTensor wide(std::vector<float>(300), {1, 300}), one(std::vector<std::int32_t>{0, 1}, {2}), y = DeviceTensor::output({1, 300}),
-                     sum = DeviceTensor::output({1, 1});
+                                                                                                         sum = DeviceTensor::output({1, 1});
   CHECK_THROWS_AS(cuda::run(AttentionForward{{1, 1, 300, true, 1.0}, wide, wide, wide, one, y, sum}, stream()), ShapeError);
 }
 
 TEST_CASE("logits far from zero neither overflow nor lose the sum") {
   const std::vector<float> q = {100, 0, 0, 100}, k = {100, 0, -100, 0}, v = {1, 2, 3, 4};
-  const DeviceTensor qt(q, {2, 2}), kt(k, {2, 2}), vt(v, {2, 2}), offsets(std::vector<std::int32_t>{0, 2}, {2}), y = DeviceTensor::output({2, 2}),
-                     log_sum = DeviceTensor::output({2, 1});
+  const DeviceTensor qt(q, {2, 2}), kt(k, {2, 2}), vt(v, {2, 2}), offsets(std::vector<std::int32_t>{0, 2}, {2}),
+      y = DeviceTensor::output({2, 2}), log_sum = DeviceTensor::output({2, 1});
   launch(AttentionForward{{1, 1, 2, false, 1.0}, qt, kt, vt, offsets, y, log_sum});
   check_close(y.read(), {1, 2, 2, 3});
   check_close(log_sum.read(), {10000, std::log(2.0)});
@@ -144,7 +146,8 @@ TEST_CASE("paged attention equals attention over the same tokens, prefilled and 
     Problem whole{c.contexts, c.shape};
     const std::vector<std::int32_t> offsets = whole.offsets();
     const std::int64_t cached = offsets.back();
-    const std::vector<float> q = random_floats(cached * width, 1), k = random_floats(cached * page_width, 2), v = random_floats(cached * page_width, 3);
+    const std::vector<float> q = random_floats(cached * width, 1), k = random_floats(cached * page_width, 2),
+                             v = random_floats(cached * page_width, 3);
     const Reference reference(whole, q, k, v, std::vector<float>(q.size()));
     // Pages in an order of their own; the rest of the last page of a sequence stays unwritten.
     std::int64_t most_pages = 0, pages = 1;
@@ -170,14 +173,16 @@ TEST_CASE("paged attention equals attention over the same tokens, prefilled and 
     const Shape page_shape = {pages, attention_block, page_width};
     const std::int64_t tokens = query_offsets.back();
     const DeviceTensor kt(k, {cached, page_width}), vt(v, {cached, page_width}), st(slots, {cached}),
-        keys(std::vector<float>(elements(page_shape), 1e30f), page_shape), values(std::vector<float>(elements(page_shape), 1e30f), page_shape),
-        qt(queries, {tokens, width}), qo(query_offsets, {sequences + 1}), contexts(c.contexts, {sequences}), tt(table, {sequences, most_pages}),
+        keys(std::vector<float>(elements(page_shape), 1e30f), page_shape),
+        values(std::vector<float>(elements(page_shape), 1e30f), page_shape), qt(queries, {tokens, width}),
+        qo(query_offsets, {sequences + 1}), contexts(c.contexts, {sequences}), tt(table, {sequences, most_pages}),
         y = DeviceTensor::output({tokens, width});
     launch(StoreKeysValues{kt, vt, st, keys, values});
     const std::vector<float> stored = keys.read();
     bool right = true;
     for (std::int64_t t = 0; t < cached; ++t)
-      for (int d = 0; d < page_width; ++d) right = right && stored[static_cast<std::int64_t>(slots[t]) * page_width + d] == k[t * page_width + d];
+      for (int d = 0; d < page_width; ++d)
+        right = right && stored[static_cast<std::int64_t>(slots[t]) * page_width + d] == k[t * page_width + d];
     CHECK(right);
     launch(PagedAttention{c.shape, qt, qo, contexts, tt, keys, values, y});
     check_close(y.read(), expected, 100 + c.shape.head_dim);

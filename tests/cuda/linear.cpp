@@ -79,10 +79,11 @@ TEST_CASE("frozen products and their gradient, with and without bias") {
       for (const bool with_bias : {false, true}) {
         const auto [rows, inputs, outputs] = size;
         const std::vector<float> w = random_floats(outputs * inputs, 1), x = random_floats(rows * inputs, 2), b = random_floats(outputs, 3),
-                                 dy = random_floats(rows * outputs, 4), old = random_floats(rows * inputs, 5), wr = rounded(w, mode), xr = rounded(x, mode),
-                                 dr = rounded(dy, mode);
+                                 dy = random_floats(rows * outputs, 4), old = random_floats(rows * inputs, 5), wr = rounded(w, mode),
+                                 xr = rounded(x, mode), dr = rounded(dy, mode);
         const Packed packed(DeviceTensor(w, {outputs, inputs}), mode);
-        const DeviceTensor xt(x, {rows, inputs}), bt(b, {outputs}), y = DeviceTensor::output({rows, outputs}), g(dy, {rows, outputs}), dx(old, {rows, inputs});
+        const DeviceTensor xt(x, {rows, inputs}), bt(b, {outputs}), y = DeviceTensor::output({rows, outputs}), g(dy, {rows, outputs}),
+                                                                    dx(old, {rows, inputs});
         launch(LinearFrozen{packed.weight, xt, with_bias ? bt.view() : View{}, y});
         launch(LinearFrozenBackward{packed.weight, g, dx, {}});
         std::vector<double> want(rows * outputs), want_dx(old.begin(), old.end());
@@ -109,13 +110,16 @@ TEST_CASE("head and cross-entropy over one and several tiles of classes") {
     for (const ComputeMode mode : {ComputeMode::f32, ComputeMode::bf16})
       for (const bool with_entropy : {false, true}) {
         const auto [rows, inputs, outputs, temperature] = size;
-        const std::vector<float> w = random_floats(outputs * inputs, 1, -2, 2), x = random_floats(rows * inputs, 2, -2, 2), gradient = random_floats(rows, 3),
+        std::vector<float> w = random_floats(outputs * inputs, 1, -2, 2);
+        for (std::int64_t i = 8192 * inputs; i < outputs * inputs; ++i) w[i] *= 3;  // the maximum lies in the second tile of classes
+        const std::vector<float> x = random_floats(rows * inputs, 2, -2, 2), gradient = random_floats(rows, 3),
                                  old = random_floats(rows * inputs, 4), wr = rounded(w, mode), xr = rounded(x, mode);
         std::vector<std::int32_t> targets = random_ids(rows, 5, 0, static_cast<std::int32_t>(outputs));
         if (rows > 2) targets[1] = -1, targets[2] = static_cast<std::int32_t>(outputs) - 1;
         const Packed packed(DeviceTensor(w, {outputs, inputs}), mode);
         const DeviceTensor xt(x, {rows, inputs}), tt(targets, {rows}), p = DeviceTensor::output({rows}), s = DeviceTensor::output({rows}),
-                           e = DeviceTensor::output({rows}), g(gradient, {rows}), dx(old, {rows, inputs});
+                                                                       e = DeviceTensor::output({rows}), g(gradient, {rows}),
+                                                                       dx(old, {rows, inputs});
         launch(LinearCrossEntropyForward{packed.weight, temperature, xt, tt, p, s, with_entropy ? e.view() : View{}, {}});
         launch(LinearCrossEntropyBackward{packed.weight, temperature, xt, tt, s, g, dx, {}});
         std::vector<double> want_p(rows), want_s(rows), want_e(rows), want_dx(old.begin(), old.end());
@@ -123,7 +127,8 @@ TEST_CASE("head and cross-entropy over one and several tiles of classes") {
           std::vector<double> logits(outputs);
           double most = -INFINITY, sum = 0;
           for (std::int64_t o = 0; o < outputs; ++o) {
-            for (std::int64_t i = 0; i < inputs; ++i) logits[o] += static_cast<double>(xr[r * inputs + i]) * wr[o * inputs + i] / temperature;
+            for (std::int64_t i = 0; i < inputs; ++i)
+              logits[o] += static_cast<double>(xr[r * inputs + i]) * wr[o * inputs + i] / temperature;
             most = std::max(most, logits[o]);
           }
           for (const double logit : logits) sum += std::exp(logit - most);

@@ -12,15 +12,20 @@ TEST_CASE("products of all transposes, batched, accumulating, empty") {
   struct Size {
     std::int64_t batches, m, n, k;  // batches 0: rank 2
   };
-  for (const Size& size : std::vector<Size>{{0, 1, 1, 1}, {0, 3, 5, 7}, {0, 0, 5, 3}, {0, 4, 3, 0}, {0, 33, 65, 100}, {3, 4, 6, 5}, {2, 17, 1, 9}, {1, 8, 8, 8}})
+  for (const Size& size : std::vector<Size>{
+           {0, 1, 1, 1}, {0, 3, 5, 7}, {0, 0, 5, 3}, {0, 4, 3, 0}, {0, 33, 65, 100}, {3, 4, 6, 5}, {2, 17, 1, 9}, {1, 8, 8, 8}})
     for (const bool transpose_a : {false, true})
       for (const bool transpose_b : {false, true})
         for (const bool accumulate : {false, true}) {
           const auto [batches, m, n, k] = size;
           const std::int64_t count = std::max<std::int64_t>(batches, 1);
-          const auto shape = [&](std::int64_t rows, std::int64_t columns) { return batches == 0 ? Shape{rows, columns} : Shape{batches, rows, columns}; };
-          const std::vector<float> a = random_floats(count * m * k, 1), b = random_floats(count * k * n, 2), old = random_floats(count * m * n, 3);
-          const DeviceTensor at(a, transpose_a ? shape(k, m) : shape(m, k), 4), bt(b, transpose_b ? shape(n, k) : shape(k, n)), c(old, shape(m, n));
+          const auto shape = [&](std::int64_t rows, std::int64_t columns) {
+            return batches == 0 ? Shape{rows, columns} : Shape{batches, rows, columns};
+          };
+          const std::vector<float> a = random_floats(count * m * k, 1), b = random_floats(count * k * n, 2),
+                                   old = random_floats(count * m * n, 3);
+          const DeviceTensor at(a, transpose_a ? shape(k, m) : shape(m, k), 4), bt(b, transpose_b ? shape(n, k) : shape(k, n)),
+              c(old, shape(m, n));
           launch(MatMul{0.5, transpose_a, transpose_b, accumulate, at, bt, c});
           std::vector<double> expected(old.size());
           for (std::int64_t batch = 0; batch < count; ++batch)

@@ -24,8 +24,8 @@ TEST_CASE("rotary turns pairs, accumulates, and its inverse undoes it") {
           table[p * dim + half + i] = static_cast<float>(std::sin(p * 0.1 * (i + 1)));
         }
       const Shape shape = {tokens, heads, dim};
-      const DeviceTensor xt(x, shape, shift), pt(positions, {tokens}), tt(table, {most, dim}), y = DeviceTensor::output(shape), sum(old, shape),
-                         back = DeviceTensor::output(shape), in_place(x, shape);
+      const DeviceTensor xt(x, shape, shift), pt(positions, {tokens}), tt(table, {most, dim}),
+          y = DeviceTensor::output(shape), sum(old, shape), back = DeviceTensor::output(shape), in_place(x, shape);
       launch(Rotary{false, false, xt, pt, tt, y});
       launch(Rotary{false, true, xt, pt, tt, sum});
       launch(Rotary{true, false, y, pt, tt, back});

@@ -26,7 +26,8 @@ std::vector<double> truncated(const float* logits, std::int64_t classes, const R
   std::int64_t kept = rule.top_k > 0 ? std::min(rule.top_k, classes) : classes;
   std::vector<double> p(classes);
   double total = 0;
-  for (std::int64_t i = 0; i < kept; ++i) total += p[order[i]] = std::exp((static_cast<double>(logits[order[i]]) - logits[order[0]]) / rule.temperature);
+  for (std::int64_t i = 0; i < kept; ++i)
+    total += p[order[i]] = std::exp((static_cast<double>(logits[order[i]]) - logits[order[0]]) / rule.temperature);
   if (rule.top_p < 1) {
     double sum = 0;
     std::int64_t n = 0;
@@ -50,14 +51,16 @@ TEST_CASE("sampled tokens lie where the truncated distribution puts u") {
     std::int64_t rows, classes;
   };
   for (const Size& size : std::vector<Size>{{0, 4}, {2, 1}, {9, 7}, {6, 1000}, {4, 5003}})
-    for (const Rule& rule : std::vector<Rule>{{1, 1, 0, 0}, {0.7, 1, 0, 5}, {1.3, 0.8, 0, 0}, {1, 0.5, 0, 40}, {2, 1, 0.3, 0}, {1, 0.9, 0.1, 20}, {1, 1, 0, 1}}) {
+    for (const Rule& rule : std::vector<Rule>{
+             {1, 1, 0, 0}, {0.7, 1, 0, 5}, {1.3, 0.8, 0, 0}, {1, 0.5, 0, 40}, {2, 1, 0.3, 0}, {1, 0.9, 0.1, 20}, {1, 1, 0, 1}}) {
       const auto [rows, classes] = size;
       std::vector<float> logits = random_floats(rows * classes, 1, -6, 6), u = random_floats(rows, 2, 0, 1);
       for (std::size_t i = 0; i + 3 < logits.size(); i += 3) logits[i] = std::round(logits[i]);  // ties
       if (rows > 1) u[0] = 0, u[1] = 0x1.fffffep-1f;
       if (rows > 4)
         for (std::int64_t c = 1; c < classes; c += 2) logits[3 * classes + c] = -INFINITY;
-      const DeviceTensor lt(logits, {rows, classes}), ut(u, {rows}), token = DeviceTensor::output({rows}, DType::i32), lp = DeviceTensor::output({rows});
+      const DeviceTensor lt(logits, {rows, classes}), ut(u, {rows}), token = DeviceTensor::output({rows}, DType::i32),
+                                                                     lp = DeviceTensor::output({rows});
       launch(SampleToken{rule.temperature, rule.top_p, rule.min_p, rule.top_k, lt, ut, token, lp, {}});
       const std::vector<std::int32_t> tokens = token.read<std::int32_t>();
       std::vector<double> expected;
@@ -99,7 +102,7 @@ TEST_CASE("ties at the cut of top-k and top-p go to the lower ids") {
 TEST_CASE("temperature 0 takes the first maximum; a row without probability gives a token all the same") {
   const std::vector<float> logits = {0, 3, 3, 1, -1, -5, -INFINITY, -1, -INFINITY, -INFINITY, -INFINITY, -INFINITY};
   const DeviceTensor lt(logits, {3, 4}), ut(std::vector<float>{0.9f, 0.9f, 0.5f}, {3}), token = DeviceTensor::output({3}, DType::i32),
-                     lp = DeviceTensor::output({3});
+                                                                                        lp = DeviceTensor::output({3});
   launch(SampleToken{0, 1, 0, 0, lt, ut, token, lp, {}});
   CHECK(token.read<std::int32_t>() == std::vector<std::int32_t>{1, 0, 0});
   CHECK(lp.read()[0] == doctest::Approx(-std::log(2 + std::exp(-3.0) + std::exp(-2.0))));
