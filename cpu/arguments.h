@@ -7,15 +7,9 @@
 
 #include "base/error.h"
 #include "base/view.h"
+#include "cpu/shape_check.h"
 
 namespace expctr::cpu {
-
-/// "f32 [2, 3]".
-inline std::string describe(const View& view) {
-  std::string text = std::string(dtype_name(view.dtype)) + " [";
-  for (int i = 0; i < view.rank; ++i) text += (i ? ", " : "") + std::to_string(view.shape[i]);
-  return text + "]" + (view.data == nullptr ? " (no data)" : "");
-}
 
 struct Operand {
   const char* name;
@@ -29,7 +23,7 @@ inline void require(bool fits, const char* op, const char* rule, Operands operan
   std::string message = std::string(op) + ": " + rule;
   const char* separator = "; ";
   for (const Operand& operand : operands) {
-    message += std::string(separator) + operand.name + " " + describe(operand.view);
+    message += separator + describe(operand.name, operand.view) + (operand.view.data == nullptr ? " (no data)" : "");
     separator = ", ";
   }
   throw ShapeError(message, hint);

@@ -1,6 +1,6 @@
-// Attention over packed sequences and over the paged cache. One piece of work is a (sequence, key-value head, tile of query tokens); float rows go through
-// cpu/attention_kernel.h, which both kernels share: the same token gets the same bits whether prefilled, packed with others or decoded.
-// 4 tokens keys head_dim operations a head; decoding is bound by reading the cache.
+// Attention over packed sequences and over the paged cache. One piece of work is a (sequence, key-value head, tile of query tokens); float
+// rows go through cpu/attention_kernel.h, which both kernels share: the same token gets the same bits whether prefilled, packed with others
+// or decoded. 4 tokens keys head_dim operations a head; decoding is bound by reading the cache.
 #include "base/kernels/attention.h"
 
 #include <algorithm>
@@ -19,7 +19,8 @@ namespace {
 constexpr std::int64_t query_tile = 32;  // tokens of one piece of work
 
 void check_offsets(const char* kernel, const View& offsets, std::int64_t tokens) {
-  require_arguments(offsets.dtype == DType::i32 && offsets.rank == 1 && offsets.size() >= 1, kernel, "offsets are i32 [sequences + 1]", {{"offsets", offsets}});
+  require_arguments(offsets.dtype == DType::i32 && offsets.rank == 1 && offsets.size() >= 1, kernel, "offsets are i32 [sequences + 1]",
+                    {{"offsets", offsets}});
   const std::int32_t* o = offsets.as<std::int32_t>();
   bool ordered = o[0] == 0 && o[offsets.size() - 1] == tokens;
   for (std::int64_t s = 1; s < offsets.size(); ++s) ordered = ordered && o[s] >= o[s - 1];
@@ -28,7 +29,8 @@ void check_offsets(const char* kernel, const View& offsets, std::int64_t tokens)
 
 void check_shape(const char* kernel, const AttentionShape& shape) {
   if (shape.heads < 1 || shape.kv_heads < 1 || shape.head_dim < 1 || shape.heads % shape.kv_heads != 0)
-    throw ShapeError(std::string(kernel) + ": " + std::to_string(shape.heads) + " heads do not divide among " + std::to_string(shape.kv_heads) + " key-value heads",
+    throw ShapeError(std::string(kernel) + ": " + std::to_string(shape.heads) + " heads do not divide among " +
+                         std::to_string(shape.kv_heads) + " key-value heads",
                      "heads is a multiple of kv_heads");
 }
 
@@ -37,7 +39,8 @@ bool is_matrix(const View& view, DType dtype, std::int64_t rows, std::int64_t wi
 }
 
 /// Calls piece(sequence, key-value head, first token, tokens) on the pool; positions count from the sequence's first token.
-template <class Piece> void for_each_piece(const std::int32_t* offsets, std::int64_t sequences, int kv_heads, const Piece& piece) {
+template <class Piece>
+void for_each_piece(const std::int32_t* offsets, std::int64_t sequences, int kv_heads, const Piece& piece) {
   std::int64_t most = 0;
   for (std::int64_t s = 0; s < sequences; ++s) most = std::max<std::int64_t>(most, offsets[s + 1] - offsets[s]);
   const std::int64_t tiles = (most + query_tile - 1) / query_tile;
@@ -65,40 +68,42 @@ void forward_double(const AttentionForward& args) {
   const AttentionShape& shape = args.shape;
   const std::int64_t d = shape.head_dim, q_stride = shape.heads * d, k_stride = shape.kv_heads * d;
   const std::int32_t* offsets = args.sequence_offsets.as<std::int32_t>();
-  for_each_piece(offsets, args.sequence_offsets.size() - 1, shape.kv_heads, [&](std::int64_t s, std::int64_t kv, std::int64_t first, std::int64_t tokens) {
-    const int group = shape.heads / shape.kv_heads;
-    const std::int64_t length = offsets[s + 1] - offsets[s], start = offsets[s];
-    double* p = reinterpret_cast<double*>(thread_scratch(sizeof(double) * length).data());
-    for (std::int64_t t = first; t < first + tokens; ++t) {
-      for (std::int64_t head = kv * group; head < (kv + 1) * group; ++head) {
-        const double* q = args.q.as<double>() + (start + t) * q_stride + head * d;
-        const double* k = args.k.as<double>() + start * k_stride + kv * d;
-        const double* v = args.v.as<double>() + start * k_stride + kv * d;
-        double* y = args.y.as<double>() + (start + t) * q_stride + head * d;
-        const std::int64_t visible = shape.causal ? t + 1 : length;
-        double top = -INFINITY, sum = 0;
-        for (std::int64_t j = 0; j < visible; ++j) {
-          double dot = 0;
-          for (std::int64_t i = 0; i < d; ++i) dot += q[i] * k[j * k_stride + i];
-          p[j] = shape.scale * dot;
-          top = std::max(top, p[j]);
-        }
-        std::fill_n(y, d, 0.0);
-        for (std::int64_t j = 0; j < visible; ++j) {
-          const double e = std::exp(p[j] - top);
-          sum += e;
-          for (std::int64_t i = 0; i < d; ++i) y[i] += e * v[j * k_stride + i];
-        }
-        for (std::int64_t i = 0; i < d; ++i) y[i] /= sum;
-        args.log_sum_exp.as<double>()[(start + t) * shape.heads + head] = top + std::log(sum);
-      }
-    }
-  });
+  for_each_piece(offsets, args.sequence_offsets.size() - 1, shape.kv_heads,
+                 [&](std::int64_t s, std::int64_t kv, std::int64_t first, std::int64_t tokens) {
+                   const int group = shape.heads / shape.kv_heads;
+                   const std::int64_t length = offsets[s + 1] - offsets[s], start = offsets[s];
+                   double* p = reinterpret_cast<double*>(thread_scratch(sizeof(double) * length).data());
+                   for (std::int64_t t = first; t < first + tokens; ++t) {
+                     for (std::int64_t head = kv * group; head < (kv + 1) * group; ++head) {
+                       const double* q = args.q.as<double>() + (start + t) * q_stride + head * d;
+                       const double* k = args.k.as<double>() + start * k_stride + kv * d;
+                       const double* v = args.v.as<double>() + start * k_stride + kv * d;
+                       double* y = args.y.as<double>() + (start + t) * q_stride + head * d;
+                       const std::int64_t visible = shape.causal ? t + 1 : length;
+                       double top = -INFINITY, sum = 0;
+                       for (std::int64_t j = 0; j < visible; ++j) {
+                         double dot = 0;
+                         for (std::int64_t i = 0; i < d; ++i) dot += q[i] * k[j * k_stride + i];
+                         p[j] = shape.scale * dot;
+                         top = std::max(top, p[j]);
+                       }
+                       std::fill_n(y, d, 0.0);
+                       for (std::int64_t j = 0; j < visible; ++j) {
+                         const double e = std::exp(p[j] - top);
+                         sum += e;
+                         for (std::int64_t i = 0; i < d; ++i) y[i] += e * v[j * k_stride + i];
+                       }
+                       for (std::int64_t i = 0; i < d; ++i) y[i] /= sum;
+                       args.log_sum_exp.as<double>()[(start + t) * shape.heads + head] = top + std::log(sum);
+                     }
+                   }
+                 });
 }
 
 /// One (sequence, key-value head) is one piece: its dk and dv add over queries in ascending order.
 /// p = exp(scale q k - log_sum_exp); dv += p dy; ds = p (dy v - dy y) scale; dq += ds k; dk += ds q.
-template <class T> void backward(const AttentionBackward& args) {
+template <class T>
+void backward(const AttentionBackward& args) {
   const AttentionShape& shape = args.shape;
   const int group = shape.heads / shape.kv_heads;
   const std::int64_t d = shape.head_dim, q_stride = shape.heads * d, k_stride = shape.kv_heads * d;
@@ -142,68 +147,90 @@ template <class T> void backward(const AttentionBackward& args) {
 
 }  // namespace
 
-template <> void run(const AttentionForward& args, Stream) {
+template <>
+void run(const AttentionForward& args, Stream) {
   const AttentionShape& shape = args.shape;
   check_shape("AttentionForward", shape);
   const std::int64_t tokens = args.q.rows();
-  const std::int64_t q_width = static_cast<std::int64_t>(shape.heads) * shape.head_dim, k_width = static_cast<std::int64_t>(shape.kv_heads) * shape.head_dim;
+  const std::int64_t q_width = static_cast<std::int64_t>(shape.heads) * shape.head_dim,
+                     k_width = static_cast<std::int64_t>(shape.kv_heads) * shape.head_dim;
   const DType dtype = args.q.dtype;
   require_arguments(is_floating(dtype) && is_matrix(args.q, dtype, tokens, q_width) && is_matrix(args.k, dtype, tokens, k_width) &&
-                        is_matrix(args.v, dtype, tokens, k_width) && is_matrix(args.y, dtype, tokens, q_width) && is_matrix(args.log_sum_exp, dtype, tokens, shape.heads),
-                    "AttentionForward", "q and y are [tokens, heads head_dim], k and v [tokens, kv_heads head_dim], log_sum_exp [tokens, heads], one dtype",
+                        is_matrix(args.v, dtype, tokens, k_width) && is_matrix(args.y, dtype, tokens, q_width) &&
+                        is_matrix(args.log_sum_exp, dtype, tokens, shape.heads),
+                    "AttentionForward",
+                    "q and y are [tokens, heads head_dim], k and v [tokens, kv_heads head_dim], log_sum_exp [tokens, heads], one dtype",
                     {{"q", args.q}, {"k", args.k}, {"v", args.v}, {"y", args.y}, {"log_sum_exp", args.log_sum_exp}});
   check_offsets("AttentionForward", args.sequence_offsets, tokens);
   if (dtype == DType::f64) return forward_double(args);
   const std::int32_t* offsets = args.sequence_offsets.as<std::int32_t>();
-  for_each_piece(offsets, args.sequence_offsets.size() - 1, shape.kv_heads, [&](std::int64_t s, std::int64_t kv, std::int64_t first, std::int64_t count) {
-    const int group = shape.heads / shape.kv_heads;
-    const std::int64_t token = offsets[s] + first, kv_offset = offsets[s] * k_width + kv * shape.head_dim;
-    AttentionRows rows{};
-    rows.q = args.q.as<float>() + token * q_width + kv * group * shape.head_dim;
-    rows.y = args.y.as<float>() + token * q_width + kv * group * shape.head_dim;
-    rows.log_sum_exp = args.log_sum_exp.as<float>() + token * shape.heads + kv * group;
-    rows.rows = static_cast<int>(count) * group;
-    rows.causal = shape.causal;
-    rows.first_visible = shape.causal ? first + 1 : offsets[s + 1] - offsets[s];
-    rows.blocks = {args.k.as<float>() + kv_offset, args.v.as<float>() + kv_offset, 0, nullptr};
-    run_rows(shape, rows);
-  });
+  for_each_piece(offsets, args.sequence_offsets.size() - 1, shape.kv_heads,
+                 [&](std::int64_t s, std::int64_t kv, std::int64_t first, std::int64_t count) {
+                   const int group = shape.heads / shape.kv_heads;
+                   const std::int64_t token = offsets[s] + first, kv_offset = offsets[s] * k_width + kv * shape.head_dim;
+                   AttentionRows rows{};
+                   rows.q = args.q.as<float>() + token * q_width + kv * group * shape.head_dim;
+                   rows.y = args.y.as<float>() + token * q_width + kv * group * shape.head_dim;
+                   rows.log_sum_exp = args.log_sum_exp.as<float>() + token * shape.heads + kv * group;
+                   rows.rows = static_cast<int>(count) * group;
+                   rows.causal = shape.causal;
+                   rows.first_visible = shape.causal ? first + 1 : offsets[s + 1] - offsets[s];
+                   rows.blocks = {args.k.as<float>() + kv_offset, args.v.as<float>() + kv_offset, 0, nullptr};
+                   run_rows(shape, rows);
+                 });
 }
 
-template <> std::size_t scratch_bytes(const AttentionBackward&) { return 0; }
+template <>
+std::size_t scratch_bytes(const AttentionBackward&) {
+  return 0;
+}
 
-template <> void run(const AttentionBackward& args, Stream) {
+template <>
+void run(const AttentionBackward& args, Stream) {
   const AttentionShape& shape = args.shape;
   check_shape("AttentionBackward", shape);
   const std::int64_t tokens = args.q.rows();
-  const std::int64_t q_width = static_cast<std::int64_t>(shape.heads) * shape.head_dim, k_width = static_cast<std::int64_t>(shape.kv_heads) * shape.head_dim;
+  const std::int64_t q_width = static_cast<std::int64_t>(shape.heads) * shape.head_dim,
+                     k_width = static_cast<std::int64_t>(shape.kv_heads) * shape.head_dim;
   const DType dtype = args.q.dtype;
   const auto optional = [&](const View& view, std::int64_t width) { return view.empty() || is_matrix(view, dtype, tokens, width); };
-  require_arguments(is_floating(dtype) && is_matrix(args.q, dtype, tokens, q_width) && is_matrix(args.k, dtype, tokens, k_width) &&
-                        is_matrix(args.v, dtype, tokens, k_width) && is_matrix(args.y, dtype, tokens, q_width) && is_matrix(args.dy, dtype, tokens, q_width) &&
-                        is_matrix(args.log_sum_exp, dtype, tokens, shape.heads) && optional(args.dq, q_width) && optional(args.dk, k_width) && optional(args.dv, k_width),
-                    "AttentionBackward", "q, y, dy, dq are [tokens, heads head_dim], k, v, dk, dv [tokens, kv_heads head_dim], log_sum_exp [tokens, heads], one dtype",
-                    {{"q", args.q}, {"k", args.k}, {"v", args.v}, {"y", args.y}, {"dy", args.dy}, {"dq", args.dq}, {"dk", args.dk}, {"dv", args.dv}});
+  require_arguments(
+      is_floating(dtype) && is_matrix(args.q, dtype, tokens, q_width) && is_matrix(args.k, dtype, tokens, k_width) &&
+          is_matrix(args.v, dtype, tokens, k_width) && is_matrix(args.y, dtype, tokens, q_width) &&
+          is_matrix(args.dy, dtype, tokens, q_width) && is_matrix(args.log_sum_exp, dtype, tokens, shape.heads) &&
+          optional(args.dq, q_width) && optional(args.dk, k_width) && optional(args.dv, k_width),
+      "AttentionBackward",
+      "q, y, dy, dq are [tokens, heads head_dim], k, v, dk, dv [tokens, kv_heads head_dim], log_sum_exp [tokens, heads], one dtype",
+      {{"q", args.q}, {"k", args.k}, {"v", args.v}, {"y", args.y}, {"dy", args.dy}, {"dq", args.dq}, {"dk", args.dk}, {"dv", args.dv}});
   check_offsets("AttentionBackward", args.sequence_offsets, tokens);
   dtype == DType::f32 ? backward<float>(args) : backward<double>(args);
 }
 
-template <> void run(const PagedAttention& args, Stream) {
+template <>
+void run(const PagedAttention& args, Stream) {
   const AttentionShape& shape = args.shape;
   check_shape("PagedAttention", shape);
   const std::int64_t tokens = args.q.rows(), sequences = args.context_lengths.size();
-  const std::int64_t q_width = static_cast<std::int64_t>(shape.heads) * shape.head_dim, k_width = static_cast<std::int64_t>(shape.kv_heads) * shape.head_dim;
+  const std::int64_t q_width = static_cast<std::int64_t>(shape.heads) * shape.head_dim,
+                     k_width = static_cast<std::int64_t>(shape.kv_heads) * shape.head_dim;
   const auto check = [&](bool holds, const char* rule) {
     require_arguments(holds, "PagedAttention", rule,
-                      {{"q", args.q}, {"query_offsets", args.query_offsets}, {"context_lengths", args.context_lengths}, {"page_table", args.page_table},
-                       {"key_pages", args.key_pages}, {"value_pages", args.value_pages}, {"y", args.y}});
+                      {{"q", args.q},
+                       {"query_offsets", args.query_offsets},
+                       {"context_lengths", args.context_lengths},
+                       {"page_table", args.page_table},
+                       {"key_pages", args.key_pages},
+                       {"value_pages", args.value_pages},
+                       {"y", args.y}});
   };
-  check(is_matrix(args.q, DType::f32, tokens, q_width) && is_matrix(args.y, DType::f32, tokens, q_width), "q and y are f32 [tokens, heads head_dim]");
+  check(is_matrix(args.q, DType::f32, tokens, q_width) && is_matrix(args.y, DType::f32, tokens, q_width),
+        "q and y are f32 [tokens, heads head_dim]");
   for (const View* pages : {&args.key_pages, &args.value_pages})
-    check(pages->dtype == DType::f32 && pages->rank == 3 && pages->shape[1] == attention_block && pages->shape[2] == k_width && pages->shape[0] == args.key_pages.shape[0],
+    check(pages->dtype == DType::f32 && pages->rank == 3 && pages->shape[1] == attention_block && pages->shape[2] == k_width &&
+              pages->shape[0] == args.key_pages.shape[0],
           "pages are f32 [pages, attention_block, kv_heads head_dim]");
-  check(args.context_lengths.dtype == DType::i32 && args.page_table.dtype == DType::i32 && args.page_table.rank == 2 && args.page_table.shape[0] == sequences &&
-            args.query_offsets.size() == sequences + 1,
+  check(args.context_lengths.dtype == DType::i32 && args.page_table.dtype == DType::i32 && args.page_table.rank == 2 &&
+            args.page_table.shape[0] == sequences && args.query_offsets.size() == sequences + 1,
         "context_lengths are i32 [sequences], page_table i32 [sequences, most pages], query_offsets [sequences + 1]");
   check_offsets("PagedAttention", args.query_offsets, tokens);
   const std::int32_t *offsets = args.query_offsets.as<std::int32_t>(), *lengths = args.context_lengths.as<std::int32_t>();
@@ -232,15 +259,19 @@ template <> void run(const PagedAttention& args, Stream) {
   });
 }
 
-template <> void run(const StoreKeysValues& args, Stream) {
+template <>
+void run(const StoreKeysValues& args, Stream) {
   const std::int64_t tokens = args.k.rows(), width = args.k.width(), slots = args.key_pages.rows();
-  require_arguments(args.k.dtype == DType::f32 && is_matrix(args.v, DType::f32, tokens, width) && args.slots.dtype == DType::i32 && args.slots.size() == tokens &&
-                        is_matrix(args.key_pages, DType::f32, slots, width) && is_matrix(args.value_pages, DType::f32, slots, width),
-                    "StoreKeysValues", "k and v are f32 [tokens, width], slots i32 [tokens], pages f32 [pages, attention_block, width]",
-                    {{"k", args.k}, {"v", args.v}, {"slots", args.slots}, {"key_pages", args.key_pages}, {"value_pages", args.value_pages}});
+  require_arguments(
+      args.k.dtype == DType::f32 && is_matrix(args.v, DType::f32, tokens, width) && args.slots.dtype == DType::i32 &&
+          args.slots.size() == tokens && is_matrix(args.key_pages, DType::f32, slots, width) &&
+          is_matrix(args.value_pages, DType::f32, slots, width),
+      "StoreKeysValues", "k and v are f32 [tokens, width], slots i32 [tokens], pages f32 [pages, attention_block, width]",
+      {{"k", args.k}, {"v", args.v}, {"slots", args.slots}, {"key_pages", args.key_pages}, {"value_pages", args.value_pages}});
   for (std::int64_t t = 0; t < tokens; ++t) {
     const std::int64_t slot = args.slots.as<std::int32_t>()[t];
-    require_arguments(slot >= 0 && slot < slots, "StoreKeysValues", "every slot lies in a page", {{"slots", args.slots}, {"key_pages", args.key_pages}});
+    require_arguments(slot >= 0 && slot < slots, "StoreKeysValues", "every slot lies in a page",
+                      {{"slots", args.slots}, {"key_pages", args.key_pages}});
     std::memcpy(args.key_pages.as<float>() + slot * width, args.k.as<float>() + t * width, sizeof(float) * width);
     std::memcpy(args.value_pages.as<float>() + slot * width, args.v.as<float>() + t * width, sizeof(float) * width);
   }

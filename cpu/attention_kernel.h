@@ -1,7 +1,7 @@
 // Attention of one group of query rows that share a key-value head, float32.
-// Key blocks of 32 at absolute positions are visited in order. Scores have their keys in lanes and add along head_dim in ascending order; values have
-// head_dim in lanes and add along the keys in ascending order. A row never touches a key it may not see, so nothing of its result depends on how many
-// rows are computed with it or on what lies behind its last key.
+// Key blocks of 32 at absolute positions are visited in order. Scores have their keys in lanes and add along head_dim in ascending order;
+// values have head_dim in lanes and add along the keys in ascending order. A row never touches a key it may not see, so nothing of its
+// result depends on how many rows are computed with it or on what lies behind its last key.
 #pragma once
 
 #include <cmath>
@@ -17,21 +17,21 @@ namespace expctr::cpu {
 
 /// Where one key-value head of a sequence lies: block b of 32 keys starts at base + start(b), its keys `stride` floats apart.
 struct KeyBlocks {
-  const float *keys, *values;    ///< at the first token (or page 0), at this head
-  std::int64_t stride;           ///< floats between tokens
-  const std::int32_t* pages;     ///< null: tokens follow each other
+  const float *keys, *values;  ///< at the first token (or page 0), at this head
+  std::int64_t stride;         ///< floats between tokens
+  const std::int32_t* pages;   ///< null: tokens follow each other
   [[gnu::always_inline]] std::int64_t offset(std::int64_t block) const { return (pages ? pages[block] : block) * attention_block * stride; }
 };
 
 struct AttentionRows {
-  const float* q;                ///< row r = (token r / group, head r % group) at q + (r / group) * q_stride + (r % group) * head_dim
-  float* y;                      ///< likewise
+  const float* q;  ///< row r = (token r / group, head r % group) at q + (r / group) * q_stride + (r % group) * head_dim
+  float* y;        ///< likewise
   std::int64_t q_stride;
-  float* log_sum_exp;            ///< [token * heads + head], may be null
+  float* log_sum_exp;  ///< [token * heads + head], may be null
   int heads, group, head_dim;
-  int rows;                      ///< tokens * group
-  std::int64_t first_visible;    ///< keys that the first token sees
-  bool causal;                   ///< each later token sees one more
+  int rows;                    ///< tokens * group
+  std::int64_t first_visible;  ///< keys that the first token sees
+  bool causal;                 ///< each later token sees one more
   float scale;
   KeyBlocks blocks;
 };
@@ -41,14 +41,15 @@ static inline int padded_head(int head_dim) { return (head_dim + 15) / 16 * 16; 
 /// Floats of scratch that attention_rows needs.
 static inline std::int64_t attention_scratch_floats(int rows, int head_dim) {
   const std::int64_t wide = padded_head(head_dim);
-  return rows * wide                                    // q, packed
-         + rows * wide                                  // sums
-         + 2 * ((rows + 15) / 16 * 16)                  // maximum and denominator
-         + 2 * attention_block * wide                   // keys transposed, values
-         + 12 * attention_block;                        // scores of a tile
+  return rows * wide                    // q, packed
+         + rows * wide                  // sums
+         + 2 * ((rows + 15) / 16 * 16)  // maximum and denominator
+         + 2 * attention_block * wide   // keys transposed, values
+         + 12 * attention_block;        // scores of a tile
 }
 
-template <class V> void attention_rows(const AttentionRows& args, float* scratch) {
+template <class V>
+void attention_rows(const AttentionRows& args, float* scratch) {
   constexpr int tile = V::tile_rows;
   const int rows = args.rows, d = args.head_dim, wide = padded_head(d), padded_rows = (rows + 15) / 16 * 16;
   float* q = scratch;
@@ -94,7 +95,8 @@ template <class V> void attention_rows(const AttentionRows& args, float* scratch
       const int count = rows - r < tile ? rows - r : tile;
       const std::int64_t last_seen = visible(r + count - 1) - first_key;
       if (last_seen <= 0) continue;
-      gemm_panel<V>(count, d, q + static_cast<std::int64_t>(r) * d, keys, attention_block, scores, attention_block, attention_block, nullptr, false);
+      gemm_panel<V>(count, d, q + static_cast<std::int64_t>(r) * d, keys, attention_block, scores, attention_block, attention_block,
+                    nullptr, false);
       int common = attention_block;  // keys of this block that every row of the tile sees
       for (int i = 0; i < count; ++i) {
         const std::int64_t seen = visible(r + i) - first_key;
@@ -129,7 +131,8 @@ template <class V> void attention_rows(const AttentionRows& args, float* scratch
           const float* a = scores + first_row * attention_block + from;
           with_rows<tile>(row_count, [&]<int ROWS>() {
             if (columns >= 32 && V::tile_vectors == 2)
-              gemm_tile<V, ROWS, V::tile_vectors, attention_block, 1>(to - from, a, b, value_stride, c, wide, 16 * V::tile_vectors, nullptr, true);
+              gemm_tile<V, ROWS, V::tile_vectors, attention_block, 1>(to - from, a, b, value_stride, c, wide, 16 * V::tile_vectors, nullptr,
+                                                                      true);
             else
               gemm_tile<V, ROWS, 1, attention_block, 1>(to - from, a, b, value_stride, c, wide, 16, nullptr, true);
           });
@@ -147,7 +150,8 @@ template <class V> void attention_rows(const AttentionRows& args, float* scratch
     const float* sum = sums + static_cast<std::int64_t>(r) * wide;
     float* out = args.y + r / args.group * args.q_stride + r % args.group * d;
     for (int k = 0; k < d; ++k) out[k] = sum[k] / denominator[r];
-    if (args.log_sum_exp) args.log_sum_exp[static_cast<std::int64_t>(r / args.group) * args.heads + r % args.group] = top[r] + std::log(denominator[r]);
+    if (args.log_sum_exp)
+      args.log_sum_exp[static_cast<std::int64_t>(r / args.group) * args.heads + r % args.group] = top[r] + std::log(denominator[r]);
   }
 }
 

@@ -1,6 +1,6 @@
-// Matrix tiles held in registers: C[rows, columns] (+)= A[rows, k] B[k, columns], one fused multiply-add a product, k ascending. Lanes are columns,
-// so an element's sum never depends on its neighbours and every instruction set gives the same bits.
-// Bound by the multiply-add units: tile_rows x tile_vectors accumulators hide their latency, B is read once a tile, A once a product (broadcast).
+// Matrix tiles held in registers: C[rows, columns] (+)= A[rows, k] B[k, columns], one fused multiply-add a product, k ascending. Lanes are
+// columns, so an element's sum never depends on its neighbours and every instruction set gives the same bits. Bound by the multiply-add
+// units: tile_rows x tile_vectors accumulators hide their latency, B is read once a tile, A once a product (broadcast).
 #pragma once
 
 #include <cstdint>
@@ -52,7 +52,8 @@ inline void gemm_tile(std::int64_t k_count, const float* a, const float* b, std:
 }
 
 /// Calls body(std::integral_constant<int, rows>) for the run-time value rows in [1, MOST].
-template <int MOST, class Body> inline void with_rows(int rows, const Body& body) {
+template <int MOST, class Body>
+inline void with_rows(int rows, const Body& body) {
   if constexpr (MOST >= 1) {
     if (rows == MOST)
       body.template operator()<MOST>();
@@ -63,8 +64,8 @@ template <int MOST, class Body> inline void with_rows(int rows, const Body& body
 
 /// Tiles of one panel: a as pack_rows() lays it out, b [k, 32] with row stride ldb and at least 16-column padding.
 template <class V>
-void gemm_panel(std::int64_t rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc, int columns,
-                const float* bias, bool load) {
+void gemm_panel(std::int64_t rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
+                int columns, const float* bias, bool load) {
   constexpr int width = 16 * V::tile_vectors;
   for (std::int64_t r = 0; r < rows; r += V::tile_rows) {
     const int count = static_cast<int>(rows - r < V::tile_rows ? rows - r : V::tile_rows);
@@ -75,12 +76,25 @@ void gemm_panel(std::int64_t rows, std::int64_t k_count, const float* a, const f
       float* tile_c = c + r * ldc + column;
       with_rows<V::tile_rows>(count, [&]<int ROWS>() {
         if (left > 16 && width > 16)
-          gemm_tile<V, ROWS, V::tile_vectors, 1, ROWS>(k_count, tile, b + column, ldb, tile_c, ldc, left < width ? left : width, tile_bias, load);
+          gemm_tile<V, ROWS, V::tile_vectors, 1, ROWS>(k_count, tile, b + column, ldb, tile_c, ldc, left < width ? left : width, tile_bias,
+                                                       load);
         else
           gemm_tile<V, ROWS, 1, 1, ROWS>(k_count, tile, b + column, ldb, tile_c, ldc, left < 16 ? left : 16, tile_bias, load);
       });
       column += left > 16 ? width : 16;
     }
+  }
+}
+
+/// out[c * out_stride + r] = in[r * in_stride + c].
+template <class V>
+void transpose(const float* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns, float* out, std::int64_t out_stride) {
+  for (std::int64_t r = 0; r < rows; r += 16) {
+    const int count = static_cast<int>(rows - r < 16 ? rows - r : 16);
+    std::int64_t c = 0;
+    for (; c + 16 <= columns; c += 16) V::transpose(in + r * in_stride + c, in_stride, count, out + c * out_stride + r, out_stride);
+    for (; c < columns; ++c)
+      for (int i = 0; i < count; ++i) out[c * out_stride + r + i] = in[(r + i) * in_stride + c];
   }
 }
 

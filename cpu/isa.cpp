@@ -24,8 +24,7 @@ Isa best_isa() { return has_avx512() ? Isa::avx512 : Isa::v3; }
 Isa active_isa() { return current().load(std::memory_order_relaxed); }
 
 void set_isa(Isa isa) {
-  if (isa == Isa::avx512 && !has_avx512())
-    throw ResourceError("instruction set avx512: this processor does not have it", "use --isa v3");
+  if (isa == Isa::avx512 && !has_avx512()) throw ResourceError("instruction set avx512: this processor does not have it", "use --isa v3");
   current().store(isa, std::memory_order_relaxed);
 }
 

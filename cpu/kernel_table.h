@@ -12,9 +12,13 @@ struct AttentionRows;
 struct SoftmaxPart;
 
 struct KernelTable {
-  int tile_rows;  ///< rows that gemm_panel takes at a time; pack_rows() groups by it
-  void (*gemm_panel)(std::int64_t rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc, int columns,
-                     const float* bias, bool load);
+  int tile_rows;   ///< rows that gemm_panel takes at a time; pack_rows() groups by it
+  int fused_rows;  ///< rows that quantised_rows takes
+  void (*gemm_panel)(std::int64_t rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
+                     int columns, const float* bias, bool load);
+  void (*quantised_rows)(DType dtype, int rows, std::int64_t inputs, const float* a, const void* panel, float* c, std::int64_t ldc,
+                         int columns, const float* bias, float* unpacked);
+  void (*transpose)(const float* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns, float* out, std::int64_t out_stride);
   void (*unpack_panel)(DType dtype, const void* panel, std::int64_t k0, std::int64_t k1, float* out);
   void (*softmax_part)(const float* logits, std::int64_t n, float scale, SoftmaxPart* part);
   void (*softmax_row)(const float* logits, std::int64_t n, float scale, float log_sum_exp, float* out);

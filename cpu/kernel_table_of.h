@@ -9,15 +9,18 @@
 
 namespace expctr::cpu {
 
-template <class V> void exp_array(const float* x, std::int64_t n, float* y) {
+template <class V>
+void exp_array(const float* x, std::int64_t n, float* y) {
   for (std::int64_t i = 0; i < n; i += 16) {
     const int count = static_cast<int>(n - i < 16 ? n - i : 16);
     exp(V::load(x + i, count)).store(y + i, count);
   }
 }
 
-template <class V> constexpr KernelTable kernel_table_of() {
-  return {V::tile_rows, gemm_panel<V>, unpack_panel<V>, softmax_part<V>, softmax_row<V>, attention_rows<V>, exp_array<V>};
+template <class V>
+constexpr KernelTable kernel_table_of() {
+  return {V::tile_rows,    V::fused_rows,   gemm_panel<V>,  quantised_rows<V>, transpose<V>,
+          unpack_panel<V>, softmax_part<V>, softmax_row<V>, attention_rows<V>, exp_array<V>};
 }
 
 }  // namespace expctr::cpu

@@ -1,6 +1,6 @@
-// Fused head and cross-entropy. The vocabulary is cut into tiles of vocabulary_tile classes; forward keeps three numbers a (tile, row), combined per row in
-// tile order; backward computes a tile's logits again, turns them into gradients in place and adds their product with the weight to dx.
-// Forward 2 rows outputs inputs operations, backward twice that; no [rows, outputs] buffer.
+// Fused head and cross-entropy. The vocabulary is cut into tiles of vocabulary_tile classes; forward keeps three numbers a (tile, row),
+// combined per row in tile order; backward computes a tile's logits again, turns them into gradients in place and adds their product with
+// the weight to dx. Forward 2 rows outputs inputs operations, backward twice that; no [rows, outputs] buffer.
 #include <algorithm>
 #include <cmath>
 
@@ -22,7 +22,8 @@ constexpr std::int64_t tile_panels = vocabulary_tile / panel_width;
 
 std::int64_t tile_count(const PackedWeight& weight) { return (weight.outputs + vocabulary_tile - 1) / vocabulary_tile; }
 
-template <class Args> void check_arguments(const char* kernel, const Args& args, const View& row_values, std::initializer_list<NamedView> views) {
+template <class Args>
+void check_arguments(const char* kernel, const Args& args, const View& row_values, std::initializer_list<NamedView> views) {
   const PackedWeight& weight = args.weight;
   require_supported(kernel, weight.dtype, weight.mode);
   const auto check = [&](bool holds, const char* rule) { require_arguments(holds, kernel, rule, views); };
@@ -35,23 +36,30 @@ template <class Args> void check_arguments(const char* kernel, const Args& args,
   if (!(args.temperature > 0)) throw ShapeError(std::string(kernel) + ": temperature is not positive", "use a temperature above 0");
   for (std::int64_t r = 0; r < rows; ++r)
     if (args.targets.template as<std::int32_t>()[r] >= weight.outputs)
-      throw ShapeError(std::string(kernel) + ": target " + std::to_string(args.targets.template as<std::int32_t>()[r]) + " of row " + std::to_string(r) +
-                           " is not below " + std::to_string(weight.outputs),
+      throw ShapeError(std::string(kernel) + ": target " + std::to_string(args.targets.template as<std::int32_t>()[r]) + " of row " +
+                           std::to_string(r) + " is not below " + std::to_string(weight.outputs),
                        "targets are class ids, or negative to skip the row");
 }
 
 }  // namespace
 
-template <> std::size_t scratch_bytes(const LinearCrossEntropyForward& args) {
+template <>
+std::size_t scratch_bytes(const LinearCrossEntropyForward& args) {
   const std::int64_t rows = args.x.rows();
   return sizeof(float) * rows * args.weight.inputs + sizeof(SoftmaxPart) * rows * tile_count(args.weight) + sizeof(float) * rows;
 }
 
-template <> void run(const LinearCrossEntropyForward& args, Stream) {
+template <>
+void run(const LinearCrossEntropyForward& args, Stream) {
   check_arguments("LinearCrossEntropyForward", args, args.log_probability,
-                  {{"x", args.x}, {"targets", args.targets}, {"log_probability", args.log_probability}, {"log_sum_exp", args.log_sum_exp}, {"entropy", args.entropy}, {"scratch", args.scratch}});
-  require_arguments(args.entropy.empty() || (args.entropy.dtype == DType::f32 && args.entropy.size() == args.x.rows()), "LinearCrossEntropyForward",
-                    "entropy is f32 [rows] or absent", {{"entropy", args.entropy}});
+                  {{"x", args.x},
+                   {"targets", args.targets},
+                   {"log_probability", args.log_probability},
+                   {"log_sum_exp", args.log_sum_exp},
+                   {"entropy", args.entropy},
+                   {"scratch", args.scratch}});
+  require_arguments(args.entropy.empty() || (args.entropy.dtype == DType::f32 && args.entropy.size() == args.x.rows()),
+                    "LinearCrossEntropyForward", "entropy is f32 [rows] or absent", {{"entropy", args.entropy}});
   const KernelTable& table = kernels();
   const PackedWeight& weight = args.weight;
   const std::int64_t rows = args.x.rows(), tiles = tile_count(weight);
@@ -60,8 +68,11 @@ template <> void run(const LinearCrossEntropyForward& args, Stream) {
   float* packed = args.scratch.as<float>();
   SoftmaxPart* parts = reinterpret_cast<SoftmaxPart*>(packed + rows * weight.inputs);
   float* target_logit = reinterpret_cast<float*>(parts + rows * tiles);
-  pack_rows(args.x.as<float>(), weight.inputs, 1, rows, weight.inputs, 1.0f, table.tile_rows, packed);
   const std::int64_t row_blocks = (rows + forward_rows - 1) / forward_rows;
+  const int first_rows = first_tile_rows(table, weight);
+  for (std::int64_t r0 = 0; r0 < rows; r0 += forward_rows)
+    pack_rows(table, args.x.as<float>() + r0 * weight.inputs, weight.inputs, 1, std::min(forward_rows, rows - r0), weight.inputs, 1.0f,
+              first_rows, packed + r0 * weight.inputs);
   parallel_for(tiles * row_blocks, 1, [&](std::int64_t begin, std::int64_t end) {
     float* logits = reinterpret_cast<float*>(
         thread_scratch(sizeof(float) * (std::min(rows, forward_rows) * vocabulary_tile + multiply_scratch_floats(weight))).data());
@@ -69,8 +80,8 @@ template <> void run(const LinearCrossEntropyForward& args, Stream) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t tile = i / row_blocks, r0 = i % row_blocks * forward_rows, count = std::min(forward_rows, rows - r0);
       const std::int64_t n0 = tile * vocabulary_tile, classes = std::min(vocabulary_tile, weight.outputs - n0);
-      multiply_panels(table, weight, packed + r0 * weight.inputs, count, tile * tile_panels, (classes + panel_width - 1) / panel_width, nullptr, logits,
-                      vocabulary_tile, scratch);
+      multiply_panels(table, weight, packed + r0 * weight.inputs, count, tile * tile_panels, (classes + panel_width - 1) / panel_width,
+                      nullptr, logits, vocabulary_tile, scratch);
       for (std::int64_t r = 0; r < count; ++r) {
         table.softmax_part(logits + r * vocabulary_tile, classes, scale, &parts[tile * rows + r0 + r]);
         const std::int64_t target = targets[r0 + r] - n0;
@@ -88,16 +99,23 @@ template <> void run(const LinearCrossEntropyForward& args, Stream) {
   }
 }
 
-template <> std::size_t scratch_bytes(const LinearCrossEntropyBackward& args) {
+template <>
+std::size_t scratch_bytes(const LinearCrossEntropyBackward& args) {
   const std::int64_t rows = std::min(args.x.rows(), backward_rows);
   return sizeof(float) * rows * (args.weight.inputs + 2 * vocabulary_tile);
 }
 
-template <> void run(const LinearCrossEntropyBackward& args, Stream) {
+template <>
+void run(const LinearCrossEntropyBackward& args, Stream) {
   check_arguments("LinearCrossEntropyBackward", args, args.dlog_probability,
-                  {{"x", args.x}, {"targets", args.targets}, {"log_sum_exp", args.log_sum_exp}, {"dlog_probability", args.dlog_probability}, {"dx", args.dx}, {"scratch", args.scratch}});
-  require_arguments(args.dx.dtype == DType::f32 && args.dx.rows() == args.x.rows() && args.dx.width() == args.weight.inputs, "LinearCrossEntropyBackward",
-                    "dx is like x", {{"x", args.x}, {"dx", args.dx}});
+                  {{"x", args.x},
+                   {"targets", args.targets},
+                   {"log_sum_exp", args.log_sum_exp},
+                   {"dlog_probability", args.dlog_probability},
+                   {"dx", args.dx},
+                   {"scratch", args.scratch}});
+  require_arguments(args.dx.dtype == DType::f32 && args.dx.rows() == args.x.rows() && args.dx.width() == args.weight.inputs,
+                    "LinearCrossEntropyBackward", "dx is like x", {{"x", args.x}, {"dx", args.dx}});
   const KernelTable& table = kernels();
   const PackedWeight& weight = args.weight;
   const float scale = static_cast<float>(1.0 / args.temperature);
@@ -109,12 +127,14 @@ template <> void run(const LinearCrossEntropyBackward& args, Stream) {
     const std::int32_t* targets = args.targets.as<std::int32_t>() + r0;
     const float* log_sum_exp = args.log_sum_exp.as<float>() + r0;
     const float* gradient = args.dlog_probability.as<float>() + r0;
-    pack_rows(args.x.as<float>() + r0 * weight.inputs, weight.inputs, 1, rows, weight.inputs, 1.0f, table.tile_rows, packed);
+    pack_rows(table, args.x.as<float>() + r0 * weight.inputs, weight.inputs, 1, rows, weight.inputs, 1.0f, first_tile_rows(table, weight),
+              packed);
     for (std::int64_t tile = 0; tile < tile_count(weight); ++tile) {
       const std::int64_t n0 = tile * vocabulary_tile, classes = std::min(vocabulary_tile, weight.outputs - n0);
       parallel_for((classes + panel_width - 1) / panel_width, 1, [&](std::int64_t begin, std::int64_t end) {
         float* scratch = reinterpret_cast<float*>(thread_scratch(sizeof(float) * multiply_scratch_floats(weight)).data());
-        multiply_panels(table, weight, packed, rows, tile * tile_panels + begin, end - begin, nullptr, logits + begin * panel_width, vocabulary_tile, scratch);
+        multiply_panels(table, weight, packed, rows, tile * tile_panels + begin, end - begin, nullptr, logits + begin * panel_width,
+                        vocabulary_tile, scratch);
       });
       parallel_for(rows, 16, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t r = begin; r < end; ++r) {
@@ -126,7 +146,7 @@ template <> void run(const LinearCrossEntropyBackward& args, Stream) {
           for (std::int64_t i = 0; i < classes; ++i) row[i] *= -factor;
         }
       });
-      pack_rows(logits, vocabulary_tile, 1, rows, classes, 1.0f, table.tile_rows, packed_gradient);
+      pack_rows(table, logits, vocabulary_tile, 1, rows, classes, 1.0f, 0, packed_gradient);
       multiply_transposed(table, weight, packed_gradient, rows, n0, n0 + classes, args.dx.as<float>() + r0 * weight.inputs);
     }
   }

@@ -42,7 +42,8 @@ void pack_block(const BlockQ4_1& source, int n, PackedQ4_1& out) {
   }
 }
 
-template <class Block, class Packed> void pack_blocks(const PackWeight& args, std::int64_t panel, Packed* out) {
+template <class Block, class Packed>
+void pack_blocks(const PackWeight& args, std::int64_t panel, Packed* out) {
   const std::int64_t blocks = args.packed.inputs / 32;
   std::memset(static_cast<void*>(out), 0, static_cast<std::size_t>(blocks) * sizeof(Packed));
   for (int n = 0; n < panel_width; ++n) {
@@ -65,9 +66,11 @@ void require_supported(const char* kernel, DType dtype, ComputeMode mode) {
     case DType::bf16:
     case DType::f16:
     case DType::q4_1:
-    case DType::q8_0: return;
+    case DType::q8_0:
+      return;
     default:
-      throw UsageError(name + ": frozen weights of type " + dtype_name(dtype) + " are not supported", "convert the model to f32, f16, bf16, q4_1 or q8_0");
+      throw UsageError(name + ": frozen weights of type " + dtype_name(dtype) + " are not supported",
+                       "convert the model to f32, f16, bf16, q4_1 or q8_0");
   }
 }
 
@@ -80,26 +83,36 @@ std::size_t packed_weight_bytes(std::int64_t outputs, std::int64_t inputs, DType
   return static_cast<std::size_t>(panel_count(weight)) * panel_bytes(weight);
 }
 
-template <> void run(const PackWeight& args, Stream) {
+template <>
+void run(const PackWeight& args, Stream) {
   const PackedWeight& packed = args.packed;
   require_supported("PackWeight", packed.dtype, packed.mode);
   const auto check = [&](bool holds, const char* rule) { require_arguments(holds, "PackWeight", rule, {{"source", args.source}}); };
-  check(args.source.rank == 2 && args.source.shape[0] == packed.outputs && args.source.shape[1] == packed.inputs, "source is [outputs, inputs]");
+  check(args.source.rank == 2 && args.source.shape[0] == packed.outputs && args.source.shape[1] == packed.inputs,
+        "source is [outputs, inputs]");
   check(args.source.dtype == packed.dtype, "source has the packed weight's dtype");
   check(packed.inputs % dtype_traits(packed.dtype).block_elements == 0, "inputs are a multiple of the block");
-  check(packed.bytes >= packed_weight_bytes(packed.outputs, packed.inputs, packed.dtype, packed.mode), "packed.data has packed_weight_bytes()");
+  check(packed.bytes >= packed_weight_bytes(packed.outputs, packed.inputs, packed.dtype, packed.mode),
+        "packed.data has packed_weight_bytes()");
   parallel_for(panel_count(packed), 4, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t panel = begin; panel < end; ++panel) {
       void* out = const_cast<std::byte*>(panel_data(packed, panel));
       const View& source = args.source;
       switch (packed.dtype) {
-        case DType::q4_1: pack_blocks<BlockQ4_1>(args, panel, static_cast<PackedQ4_1*>(out)); break;
-        case DType::q8_0: pack_blocks<BlockQ8_0>(args, panel, static_cast<PackedQ8_0*>(out)); break;
+        case DType::q4_1:
+          pack_blocks<BlockQ4_1>(args, panel, static_cast<PackedQ4_1*>(out));
+          break;
+        case DType::q8_0:
+          pack_blocks<BlockQ8_0>(args, panel, static_cast<PackedQ8_0*>(out));
+          break;
         case DType::f64:
           pack_plain(args, panel, static_cast<float*>(out), [&](std::int64_t i) { return static_cast<float>(source.as<double>()[i]); });
           break;
-        case DType::f32: pack_plain(args, panel, static_cast<float*>(out), [&](std::int64_t i) { return source.as<float>()[i]; }); break;
-        default: pack_plain(args, panel, static_cast<std::uint16_t*>(out), [&](std::int64_t i) { return source.as<std::uint16_t>()[i]; });
+        case DType::f32:
+          pack_plain(args, panel, static_cast<float*>(out), [&](std::int64_t i) { return source.as<float>()[i]; });
+          break;
+        default:
+          pack_plain(args, panel, static_cast<std::uint16_t*>(out), [&](std::int64_t i) { return source.as<std::uint16_t>()[i]; });
       }
     }
   });
@@ -112,10 +125,10 @@ void unpack_columns(const PackedWeight& weight, std::int64_t n0, std::int64_t n1
   for (std::int64_t n = n0; n < n1; n += panel_width) {
     table.unpack_panel(panel_dtype(weight.dtype), panel_data(weight, n / panel_width), k0, k0 + inputs, block);
     const std::int64_t rows = std::min<std::int64_t>(panel_width, n1 - n);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      float* row = out + (n - n0 + r) * panel_width;
-      for (std::int64_t k = 0; k < panel_width; ++k) row[k] = k < inputs ? block[k * panel_width + r] : 0.0f;
-    }
+    float* unpacked = out + (n - n0) * panel_width;
+    table.transpose(block, panel_width, inputs, rows, unpacked, panel_width);
+    if (inputs < panel_width)
+      for (std::int64_t r = 0; r < rows; ++r) std::fill_n(unpacked + r * panel_width + inputs, panel_width - inputs, 0.0f);
   }
 }
 

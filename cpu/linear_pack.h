@@ -20,7 +20,8 @@ inline const std::byte* panel_data(const PackedWeight& weight, std::int64_t pane
   return static_cast<const std::byte*>(weight.data) + static_cast<std::size_t>(panel) * panel_bytes(weight);
 }
 
-/// Rows n0 .. n1 - 1 of the weight (multiples of 32, except that n1 may be `outputs`) at inputs k0 .. k0 + 31 -> [n1 - n0][32], zero beyond `inputs`.
+/// Rows n0 .. n1 - 1 of the weight (multiples of 32, except that n1 may be `outputs`) at inputs k0 .. k0 + 31 -> [n1 - n0][32], zero beyond
+/// `inputs`.
 void unpack_columns(const PackedWeight& weight, std::int64_t n0, std::int64_t n1, std::int64_t k0, float* out);
 
 /// Throws unless the kernels can multiply with it.

@@ -1,12 +1,13 @@
 // Matrix products between dense operands.
-// float: A is packed into register tiles, B panel by panel into [k][32]; cpu/gemm_kernel.h multiplies. 2 M N K operations, bound by the multiply-add
-// units for M of a tile or more, by reading B below that. k is cut into chunks whose partial sums pass through c: a store and a load change no bit.
-// double: a plain loop with the same order, for tests.
-// alpha multiplies the elements of a (rounded) before the products; accumulate starts the sum at c.
+// float: A is packed into register tiles, B panel by panel into [k][32]; cpu/gemm_kernel.h multiplies. 2 M N K operations, bound by the
+// multiply-add units for M of a tile or more, by reading B below that. k is cut into chunks whose partial sums pass through c: a store and
+// a load change no bit. double: a plain loop with the same order, for tests. alpha multiplies the elements of a (rounded) before the
+// products; accumulate starts the sum at c.
+#include "base/kernels/matmul.h"
+
 #include <algorithm>
 #include <cmath>
 
-#include "base/kernels/matmul.h"
 #include "cpu/kernel_table.h"
 #include "cpu/matmul_pack.h"
 #include "cpu/run.h"
@@ -59,7 +60,7 @@ void multiply(const MatMul& args, const Problem& p) {
       const std::int64_t rows = std::min(row_chunk, p.m - m0);
       for (std::int64_t k0 = 0; k0 < p.k; k0 += k_chunk) {
         const std::int64_t count = std::min(k_chunk, p.k - k0);
-        pack_rows(a + m0 * p.a_row + k0 * p.a_k, p.a_row, p.a_k, rows, count, alpha, table.tile_rows, packed);
+        pack_rows(table, a + m0 * p.a_row + k0 * p.a_k, p.a_row, p.a_k, rows, count, alpha, 0, packed);
         // Few panels: rows are divided as well, and each part packs the panel again.
         const std::int64_t part = panels >= 8 || rows < 96 ? rows : 96, parts = (rows + part - 1) / part;
         const std::int64_t grain = std::max<std::int64_t>(1, 32768 / std::max<std::int64_t>(1, part * count));
@@ -68,9 +69,9 @@ void multiply(const MatMul& args, const Problem& p) {
           for (std::int64_t i = begin; i < end; ++i) {
             const std::int64_t n0 = i / parts * panel_width, r0 = i % parts * part;
             const int columns = static_cast<int>(std::min<std::int64_t>(panel_width, p.n - n0));
-            pack_panel(b + k0 * p.b_k + n0 * p.b_column, p.b_k, p.b_column, count, columns, panel);
-            table.gemm_panel(std::min(part, rows - r0), count, packed + r0 * count, panel, panel_width, c + (m0 + r0) * p.n + n0, p.n, columns, nullptr,
-                             args.accumulate || k0 > 0);
+            pack_panel(table, b + k0 * p.b_k + n0 * p.b_column, p.b_k, p.b_column, count, columns, panel);
+            table.gemm_panel(std::min(part, rows - r0), count, packed + r0 * count, panel, panel_width, c + (m0 + r0) * p.n + n0, p.n,
+                             columns, nullptr, args.accumulate || k0 > 0);
           }
         });
       }
@@ -103,7 +104,8 @@ void multiply_double(const MatMul& args, const Problem& p) {
 
 }  // namespace
 
-template <> void run(const MatMul& args, Stream) {
+template <>
+void run(const MatMul& args, Stream) {
   const Problem p = problem_of(args);
   if (p.batch * p.m * p.n == 0) return;
   if (p.k == 0) {

@@ -1,4 +1,5 @@
-// Sampling from logits: one row is one piece of work. 12 bytes of scratch a class; bound by the exponentials, with top_p by partial sorting.
+// Sampling from logits: one row is one piece of work. 12 bytes of scratch a class; bound by the exponentials, with top_p by partial
+// sorting.
 #include "cpu/sampling.h"
 
 #include <algorithm>
@@ -32,7 +33,10 @@ class ExactSum {
 float scaled(float logit, double temperature) { return logit * static_cast<float>(1.0 / temperature); }
 double scaled(double logit, double temperature) { return logit / temperature; }
 
-template <class T> std::int64_t first_maximum(const T* x, std::int64_t n) { return std::max_element(x, x + n) - x; }
+template <class T>
+std::int64_t first_maximum(const T* x, std::int64_t n) {
+  return std::max_element(x, x + n) - x;
+}
 
 }  // namespace
 
@@ -90,13 +94,21 @@ void sampling_probabilities(const T* logits, std::int64_t classes, const Samplin
 template void sampling_probabilities(const float*, std::int64_t, const SamplingRule&, double*, std::int32_t*);
 template void sampling_probabilities(const double*, std::int64_t, const SamplingRule&, double*, std::int32_t*);
 
-template <> std::size_t scratch_bytes(const SampleToken& args) { return args.logits.size() * (sizeof(double) + sizeof(std::int32_t)); }
+template <>
+std::size_t scratch_bytes(const SampleToken& args) {
+  return args.logits.size() * (sizeof(double) + sizeof(std::int32_t));
+}
 
-template <> void run(const SampleToken& args, Stream) {
+template <>
+void run(const SampleToken& args, Stream) {
   const std::int64_t rows = args.logits.rows(), classes = args.logits.width();
   const auto check = [&](bool holds, const char* rule) {
     require_arguments(holds, "SampleToken", rule,
-                      {{"logits", args.logits}, {"u", args.u}, {"token", args.token}, {"log_probability", args.log_probability}, {"scratch", args.scratch}});
+                      {{"logits", args.logits},
+                       {"u", args.u},
+                       {"token", args.token},
+                       {"log_probability", args.log_probability},
+                       {"scratch", args.scratch}});
   };
   check(args.logits.dtype == DType::f32 && args.logits.rank == 2 && classes > 0, "logits are f32 [rows, classes]");
   check(args.u.dtype == DType::f32 && args.u.size() == rows && args.token.dtype == DType::i32 && args.token.size() == rows &&
@@ -104,7 +116,8 @@ template <> void run(const SampleToken& args, Stream) {
         "u is f32, token i32, log_probability f32, all [rows]");
   check(dtype_bytes(args.scratch.dtype, args.scratch.size()) >= scratch_bytes(args), "scratch has scratch_bytes()");
   if (!(args.temperature >= 0) || !(args.top_p > 0) || args.top_k < 0 || !(args.min_p >= 0 && args.min_p <= 1))
-    throw ShapeError("SampleToken: temperature, top_k, top_p or min_p out of range", "temperature >= 0, top_k >= 0, 0 < top_p <= 1, 0 <= min_p <= 1");
+    throw ShapeError("SampleToken: temperature, top_k, top_p or min_p out of range",
+                     "temperature >= 0, top_k >= 0, 0 < top_p <= 1, 0 <= min_p <= 1");
   const KernelTable& table = kernels();
   const SamplingRule rule{args.temperature, args.top_k, args.top_p, args.min_p};
   const double temperature = args.temperature == 0 ? 1.0 : args.temperature;

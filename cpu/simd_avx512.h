@@ -15,6 +15,7 @@ struct Floats {
   __m512 all;
 
   static constexpr int tile_rows = 12;
+  static constexpr int fused_rows = 8;
   static constexpr int tile_vectors = 2;
 
   static Floats zero() { return {_mm512_setzero_ps()}; }
@@ -32,7 +33,8 @@ struct Floats {
     return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
   }
   static Lanes load_lanes(const std::uint32_t* p) { return {_mm512_loadu_si512(p)}; }
-  template <int i> static Floats nibble(Lanes x) {
+  template <int i>
+  static Floats nibble(Lanes x) {
     // The permutation looks at the lowest four bits of a lane only.
     const __m512 numbers = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     return {_mm512_permutexvar_ps(_mm512_srli_epi32(x.all, 4 * i), numbers)};
@@ -52,6 +54,37 @@ struct Floats {
     return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.all, b.all, _CMP_LT_OQ), y.all, x.all)};
   }
   static Floats first(int n, Floats x, Floats y) { return {_mm512_mask_blend_ps(mask(n), y.all, x.all)}; }
+  static void transpose(const float* in, std::int64_t in_stride, int rows, float* out, std::int64_t out_stride) {
+    __m512 x[16], pairs[16], fours[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) x[i] = i < rows ? _mm512_loadu_ps(in + i * in_stride) : _mm512_setzero_ps();
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+      pairs[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+      pairs[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) {
+        const __m512d a = _mm512_castps_pd(pairs[i + j]), b = _mm512_castps_pd(pairs[i + 2 + j]);
+        fours[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+        fours[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+      }
+    // fours[4 g + c] holds, in its 128-bit part p, column 4 p + c of rows 4 g .. 4 g + 3.
+    const __mmask16 lanes = mask(rows);
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+      const __m512 low_a = _mm512_shuffle_f32x4(fours[c], fours[4 + c], 0x44),
+                   low_b = _mm512_shuffle_f32x4(fours[8 + c], fours[12 + c], 0x44);
+      const __m512 high_a = _mm512_shuffle_f32x4(fours[c], fours[4 + c], 0xEE),
+                   high_b = _mm512_shuffle_f32x4(fours[8 + c], fours[12 + c], 0xEE);
+      _mm512_mask_storeu_ps(out + c * out_stride, lanes, _mm512_shuffle_f32x4(low_a, low_b, 0x88));
+      _mm512_mask_storeu_ps(out + (4 + c) * out_stride, lanes, _mm512_shuffle_f32x4(low_a, low_b, 0xDD));
+      _mm512_mask_storeu_ps(out + (8 + c) * out_stride, lanes, _mm512_shuffle_f32x4(high_a, high_b, 0x88));
+      _mm512_mask_storeu_ps(out + (12 + c) * out_stride, lanes, _mm512_shuffle_f32x4(high_a, high_b, 0xDD));
+    }
+  }
   float sum() const {
     const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));

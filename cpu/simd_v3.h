@@ -15,6 +15,7 @@ struct Floats {
   __m256 low, high;
 
   static constexpr int tile_rows = 6;     ///< rows of a matrix tile that fit the registers, with ...
+  static constexpr int fused_rows = 4;    ///< rows of a tile that also unpacks its weights
   static constexpr int tile_vectors = 1;  ///< ... this many vectors of 16 columns
 
   static Floats zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -42,7 +43,8 @@ struct Floats {
     return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
   }
   /// Bits 4 i to 4 i + 3 of every lane, as numbers 0 to 15.
-  template <int i> static Floats nibble(Lanes x) {
+  template <int i>
+  static Floats nibble(Lanes x) {
     const __m256i fifteen = _mm256_set1_epi32(15);
     return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.low, 4 * i), fifteen)),
             _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.high, 4 * i), fifteen))};
@@ -51,7 +53,9 @@ struct Floats {
   friend Floats operator+(Floats a, Floats b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
   friend Floats operator-(Floats a, Floats b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
   friend Floats operator*(Floats a, Floats b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
-  static Floats fma(Floats a, Floats b, Floats c) { return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)}; }
+  static Floats fma(Floats a, Floats b, Floats c) {
+    return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+  }
   static Floats max(Floats a, Floats b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
   static Floats min(Floats a, Floats b) { return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)}; }
   static Floats round(Floats a) {
@@ -67,7 +71,18 @@ struct Floats {
   }
   /// The first n lanes of x, the others from y.
   static Floats first(int n, Floats x, Floats y) {
-    return {_mm256_blendv_ps(y.low, x.low, _mm256_castsi256_ps(mask(n))), _mm256_blendv_ps(y.high, x.high, _mm256_castsi256_ps(mask(n - 8)))};
+    return {_mm256_blendv_ps(y.low, x.low, _mm256_castsi256_ps(mask(n))),
+            _mm256_blendv_ps(y.high, x.high, _mm256_castsi256_ps(mask(n - 8)))};
+  }
+  /// out[c * out_stride + r] = in[r * in_stride + c] for r < rows <= 16, c < 16.
+  static void transpose(const float* in, std::int64_t in_stride, int rows, float* out, std::int64_t out_stride) {
+    int r = 0;
+    for (; r + 8 <= rows; r += 8) {
+      transpose_8x8(in + r * in_stride, in_stride, out + r, out_stride);
+      transpose_8x8(in + r * in_stride + 8, in_stride, out + 8 * out_stride + r, out_stride);
+    }
+    for (; r < rows; ++r)
+      for (int c = 0; c < 16; ++c) out[c * out_stride + r] = in[r * in_stride + c];
   }
   /// Lane i + lane i + 8, then + 4, + 2, + 1.
   float sum() const {
@@ -85,6 +100,24 @@ struct Floats {
 
  private:
   static __m256i mask(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+  static void transpose_8x8(const float* in, std::int64_t in_stride, float* out, std::int64_t out_stride) {
+    __m256 x[8], pairs[8], fours[8];
+    for (int i = 0; i < 8; ++i) x[i] = _mm256_loadu_ps(in + i * in_stride);
+    for (int i = 0; i < 8; i += 2) {
+      pairs[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
+      pairs[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+      for (int j = 0; j < 2; ++j) {
+        const __m256d a = _mm256_castps_pd(pairs[i + j]), b = _mm256_castps_pd(pairs[i + 2 + j]);
+        fours[i + 2 * j] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+        fours[i + 2 * j + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+      }
+    for (int c = 0; c < 4; ++c) {
+      _mm256_storeu_ps(out + c * out_stride, _mm256_permute2f128_ps(fours[c], fours[4 + c], 0x20));
+      _mm256_storeu_ps(out + (4 + c) * out_stride, _mm256_permute2f128_ps(fours[c], fours[4 + c], 0x31));
+    }
+  }
   static __m256 widen_bf16(const std::uint16_t* p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
   }

@@ -14,7 +14,8 @@ struct SoftmaxPart {
 };
 
 /// x = scale * logits[0 .. n).
-template <class V> void softmax_part(const float* logits, std::int64_t n, float scale, SoftmaxPart* part) {
+template <class V>
+void softmax_part(const float* logits, std::int64_t n, float scale, SoftmaxPart* part) {
   const V factor = V::broadcast(scale), none = V::broadcast(-INFINITY), least = V::broadcast(-200.0f);
   V largest = none;
   std::int64_t i = 0;
@@ -41,7 +42,8 @@ template <class V> void softmax_part(const float* logits, std::int64_t n, float 
 }
 
 /// out[i] = exp(scale * logits[i] - log_sum_exp).
-template <class V> void softmax_row(const float* logits, std::int64_t n, float scale, float log_sum_exp, float* out) {
+template <class V>
+void softmax_row(const float* logits, std::int64_t n, float scale, float log_sum_exp, float* out) {
   const V factor = V::broadcast(scale), shift = V::broadcast(log_sum_exp);
   std::int64_t i = 0;
   for (; i + 16 <= n; i += 16) exp(V::load(logits + i) * factor - shift).store(out + i);

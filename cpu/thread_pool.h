@@ -12,8 +12,8 @@ namespace expctr::cpu {
 int thread_count();
 void set_thread_count(int threads);
 
-/// Calls body(begin, end) on pieces of at most `grain` of [0, n), in any order and on any thread; returns when all are done. A nested call runs on the calling thread.
-/// An exception of a piece is rethrown to the caller.
+/// Calls body(begin, end) on pieces of at most `grain` of [0, n), in any order and on any thread; returns when all are done. A nested call
+/// runs on the calling thread. An exception of a piece is rethrown to the caller.
 void parallel_for(std::int64_t n, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body);
 
 constexpr int scratch_slots = 3;

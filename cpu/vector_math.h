@@ -1,11 +1,13 @@
-// Transcendental functions on vectors of 16 float lanes (cpu/simd_*.h): plain sequences of operations, so the same bits in every instruction set.
+// Transcendental functions on vectors of 16 float lanes (cpu/simd_*.h): plain sequences of operations, so the same bits in every
+// instruction set.
 #pragma once
 
 namespace expctr::cpu {
 
 /// e^x, error below 2 units in the last place; subnormal results rounded, 0 below -104, infinity above 88.72, NaN stays NaN.
 /// x = n ln 2 + r, |r| <= ln 2 / 2; e^r by a polynomial of degree 7 (coefficients: Moshier, Cephes expf), times 2^n in two steps.
-template <class V> inline V exp(V x) {
+template <class V>
+inline V exp(V x) {
   // The second operand is returned when one is NaN.
   x = V::min(V::broadcast(89.0f), V::max(V::broadcast(-104.0f), x));
   const V n = V::round(x * V::broadcast(1.44269504f));

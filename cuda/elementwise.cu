@@ -62,21 +62,20 @@ struct OperandGradient {
 /// y[i] = f(a[..], b[..], y[i]); four neighbours of the innermost axis a thread when Vector.
 template <bool Vector, bool ReadY, class F>
 __global__ void __launch_bounds__(block_threads)
-    broadcast_kernel(F f, Broadcast shape, std::int64_t n, const float* a, const float* b, float* y) {
+    broadcast_kernel(F f, Broadcast shape, bool repeat_a, bool repeat_b, std::int64_t n, const float* a, const float* b, float* y) {
   constexpr int step = Vector ? 4 : 1;
   const std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x) * step;
   if (i >= n) return;
   std::int64_t at_a, at_b;
   shape.offsets(i, at_a, at_b);
   if (Vector) {
-    const auto load = [](const float* p, std::int64_t at, std::int64_t stride) {
+    const auto load = [](const float* p, std::int64_t at, bool repeat) {
       if (p == nullptr) return make_float4(0, 0, 0, 0);
-      if (stride != 0) return *reinterpret_cast<const float4*>(p + at);
+      if (!repeat) return *reinterpret_cast<const float4*>(p + at);
       const float value = p[at];
       return make_float4(value, value, value, value);
     };
-    const float4 p = load(a, at_a, shape.stride_a[shape.rank - 1]), q = load(b, at_b, shape.stride_b[shape.rank - 1]),
-                 old = load(ReadY ? y : nullptr, i, 1);
+    const float4 p = load(a, at_a, repeat_a), q = load(b, at_b, repeat_b), old = load(ReadY ? y : nullptr, i, false);
     *reinterpret_cast<float4*>(y + i) = make_float4(f(p.x, q.x, old.x), f(p.y, q.y, old.y), f(p.z, q.z, old.z), f(p.w, q.w, old.w));
   } else {
     y[i] = f(a[at_a], b == nullptr ? 0.0f : b[at_b], ReadY ? y[i] : 0.0f);
@@ -91,11 +90,12 @@ template <bool ReadY, class F> void broadcast(const char* name, F f, const View&
   bool vector = axes.extent[last] % 4 == 0 && aligned16(a.data) && aligned16(b.data) && aligned16(y.data);
   for (int axis = 0; axis < last; ++axis)  // a row that is not a multiple of 4 would start unaligned
     vector = vector && (axes.stride_a[last] == 0 || axes.stride_a[axis] % 4 == 0) && (axes.stride_b[last] == 0 || axes.stride_b[axis] % 4 == 0);
+  const bool repeat_a = axes.stride_a[last] == 0, repeat_b = axes.stride_b[last] == 0;
   if (vector)
-    broadcast_kernel<true, ReadY><<<blocks_for(n, 4 * block_threads), block_threads, 0, native(stream)>>>(f, axes, n, a.as<float>(), b.as<float>(),
+    broadcast_kernel<true, ReadY><<<blocks_for(n, 4 * block_threads), block_threads, 0, native(stream)>>>(f, axes, repeat_a, repeat_b, n, a.as<float>(), b.as<float>(),
                                                                                                           y.as<float>());
   else
-    broadcast_kernel<false, ReadY><<<blocks_for(n, block_threads), block_threads, 0, native(stream)>>>(f, axes, n, a.as<float>(), b.as<float>(),
+    broadcast_kernel<false, ReadY><<<blocks_for(n, block_threads), block_threads, 0, native(stream)>>>(f, axes, repeat_a, repeat_b, n, a.as<float>(), b.as<float>(),
                                                                                                        y.as<float>());
   check_launch(name);
 }

@@ -85,7 +85,7 @@ struct NormTable {
 
 constexpr std::int64_t norm_piece = 16384;
 
-__global__ void __launch_bounds__(block_threads) squared_norm_kernel(const NormTable table, double* partials) {
+__global__ void __launch_bounds__(block_threads) squared_norm_kernel(const __grid_constant__ NormTable table, double* partials) {
   __shared__ double shared[block_threads];
   int low = 0, high = table.count;
   while (high - low > 1) {

@@ -16,13 +16,13 @@ bool value_less(const std::string& a, const std::string& b) {
 
 }  // namespace
 
-Vocabulary Vocabulary::build(const Counts& counts, std::int64_t min_count) {
+FieldVocabulary FieldVocabulary::build(const Counts& counts, std::int64_t min_count) {
   std::vector<std::pair<std::string, std::int64_t>> kept;
   for (const auto& [value, count] : counts)
     if (count >= std::max<std::int64_t>(min_count, 1) && !value.empty()) kept.emplace_back(value, count);
   std::sort(kept.begin(), kept.end(),
             [](const auto& a, const auto& b) { return a.second != b.second ? a.second > b.second : value_less(a.first, b.first); });
-  Vocabulary result;
+  FieldVocabulary result;
   for (auto& [value, count] : kept) {
     result.values_.push_back(value);
     result.ids_.emplace(std::move(value), static_cast<std::int32_t>(result.values_.size()));
@@ -30,7 +30,7 @@ Vocabulary Vocabulary::build(const Counts& counts, std::int64_t min_count) {
   return result;
 }
 
-std::int32_t Vocabulary::id(std::string_view value) const {
+std::int32_t FieldVocabulary::id(std::string_view value) const {
   const auto entry = ids_.find(std::string(value));
   return entry == ids_.end() ? unknown() : entry->second;
 }
@@ -60,13 +60,13 @@ CtrFeatures build_features(const Dataset& data, const std::vector<Split>& splits
     for (const std::string& name : data.items[i].genres) genre[name] += item_rows[i];
   }
   CtrVocabularies& vocabulary = features.vocabulary;
-  vocabulary.user = Vocabulary::build(user, options.min_count);
-  vocabulary.item = Vocabulary::build(item, options.min_count);
-  vocabulary.age = Vocabulary::build(age, options.min_count);
-  vocabulary.gender = Vocabulary::build(gender, options.min_count);
-  vocabulary.occupation = Vocabulary::build(occupation, options.min_count);
-  vocabulary.genre = Vocabulary::build(genre, options.min_count);
-  vocabulary.year = Vocabulary::build(year, options.min_count);
+  vocabulary.user = FieldVocabulary::build(user, options.min_count);
+  vocabulary.item = FieldVocabulary::build(item, options.min_count);
+  vocabulary.age = FieldVocabulary::build(age, options.min_count);
+  vocabulary.gender = FieldVocabulary::build(gender, options.min_count);
+  vocabulary.occupation = FieldVocabulary::build(occupation, options.min_count);
+  vocabulary.genre = FieldVocabulary::build(genre, options.min_count);
+  vocabulary.year = FieldVocabulary::build(year, options.min_count);
 
   for (std::size_t u = 0; u < data.users.size(); ++u) {
     features.user.push_back(vocabulary.user.id(table.users.text(static_cast<std::int32_t>(u))));

@@ -15,10 +15,10 @@ namespace expctr {
 
 /// Ids of the values of one field: 0 = padding, 1.. by descending training frequency (ties: numbers by value, then texts by
 /// bytes), the last id = out of vocabulary, which also takes values seen fewer than `min_count` times.
-class Vocabulary {
+class FieldVocabulary {
  public:
   /// Counts are those of the training rows; values with count 0 stay out.
-  static Vocabulary build(const std::unordered_map<std::string, std::int64_t>& counts, std::int64_t min_count = 1);
+  static FieldVocabulary build(const std::unordered_map<std::string, std::int64_t>& counts, std::int64_t min_count = 1);
   std::int32_t id(std::string_view value) const;
   std::int32_t size() const { return static_cast<std::int32_t>(values_.size()) + 2; }  ///< rows of an embedding table
   std::int32_t unknown() const { return size() - 1; }
@@ -31,7 +31,7 @@ class Vocabulary {
 };
 
 struct CtrVocabularies {
-  Vocabulary user, item, age, gender, occupation, genre, year;
+  FieldVocabulary user, item, age, gender, occupation, genre, year;
 };
 
 struct FeatureOptions {

@@ -20,13 +20,15 @@ FoldAssignment assign_fold(std::uint64_t hash, const FoldOptions& options) {
   return {part, (part + 1) % options.folds};
 }
 
+FoldAssignment fold_of(const Interactions& data, std::int32_t user, std::int32_t item, const FoldOptions& options) {
+  std::uint64_t id = data.users.key(user);
+  if (options.by_pair) id = splitmix64(id) + data.items.key(item);
+  return assign_fold(splitmix64(options.seed + id), options);
+}
+
 std::vector<FoldAssignment> folds_of_rows(const Interactions& data, const FoldOptions& options) {
   std::vector<FoldAssignment> result(data.user.size());
-  for (std::size_t row = 0; row < result.size(); ++row) {
-    std::uint64_t id = data.users.key(data.user[row]);
-    if (options.by_pair) id = splitmix64(id) + data.items.key(data.item[row]);
-    result[row] = assign_fold(splitmix64(options.seed + id), options);
-  }
+  for (std::size_t row = 0; row < result.size(); ++row) result[row] = fold_of(data, data.user[row], data.item[row], options);
   return result;
 }
 

@@ -27,6 +27,9 @@ struct FoldAssignment {
 /// Errors (UsageError): K < 1, a share that is not a whole number of tenths below 1.
 FoldAssignment assign_fold(std::uint64_t hash, const FoldOptions& options);
 
+/// The assignment of a user and an item, logged together or not.
+FoldAssignment fold_of(const Interactions& data, std::int32_t user, std::int32_t item, const FoldOptions& options);
+
 /// One assignment per row. By user: hash of the user's key. By pair: id = splitmix64(user key) + item key.
 std::vector<FoldAssignment> folds_of_rows(const Interactions& data, const FoldOptions& options);
 

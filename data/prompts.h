@@ -10,12 +10,14 @@
 
 #include "data/movielens.h"
 #include "data/split.h"
+#include "data/tokenizer/chat_template.h"
 
 namespace expctr {
 
-/// Messages of one conversation; the model's chat template turns them into tokens.
+/// A system and a user message; the model's chat template turns them into tokens.
 struct Prompt {
   std::string system, user;
+  std::vector<ChatMessage> messages() const { return {{"system", system}, {"user", user}}; }
   bool operator==(const Prompt&) const = default;
 };
 

@@ -1,15 +1,4 @@
-// Named parameters: what optimisers, checkpoints and hashes work on.
+// Named parameters of models; the struct stands in the engine, where the optimiser uses it too.
 #pragma once
 
-#include <string>
-
-#include "engine/core/tensor.h"
-
-namespace expctr {
-
-struct NamedTensor {
-  std::string name;
-  Tensor tensor;
-};
-
-}  // namespace expctr
+#include "engine/nn/named_tensor.h"

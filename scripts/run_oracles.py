@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Compares with the reference values: runs every test case whose name speaks of an oracle and prints its `oracle <path> ...` lines.
+"""Compares with the reference values: runs every test case whose name speaks of an oracle or a reference value and prints its
+`oracle <path> ...` lines.
 
 Case folders (those with a case.json or manifest.json) that no test mentions are listed as `oracle <path> unsupported`. Exit status: 1
 when a line says FAIL, when a test fails otherwise, or when nothing was compared.
@@ -32,7 +33,7 @@ def main():
     verdicts, failed = {}, 0  # path of a case -> ok, FAIL or unsupported; several tests may speak of one case
     programs = {s.command[0]: s for s in run_tests.discover(build) if s.command and re.match(r"test_\w+$", pathlib.Path(s.command[0]).name)}
     for program, suite in sorted(programs.items()):
-        done = subprocess.run([program, "--test-case=*oracle*", "--no-colors"], cwd=suite.directory, env=suite.environment(),
+        done = subprocess.run([program, "--test-case=*oracle*,*reference value*", "--no-colors"], cwd=suite.directory, env=suite.environment(),
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         found = list(LINE.finditer(done.stdout))
         for match in found:

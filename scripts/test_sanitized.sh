@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # test_sanitized.sh address,undefined | thread: builds the CPU side with these sanitizers in a folder of its own and runs the unit tests.
-# Under the thread sanitizer only test cases run whose name speaks of threads: everything parallel goes through the pool they test.
+# Under the thread sanitizer only test cases run whose name speaks of threads or parallel work: everything parallel goes through the pool
+# they test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 sanitizers=$1
@@ -17,11 +18,12 @@ if [[ $sanitizers != thread ]]; then
   exec python3 scripts/run_tests.py --build "$build" --only '^(?!rooms$|tools$|cuda$)' --without-skips
 fi
 passed=0 failed=0
+cases=('--test-case=*thread*,*parallel*' --test-suite-exclude=slow --no-colors)
 for program in "$build"/tests/test_*; do
   [[ -x $program && -f $program ]] || continue
-  names=$("$program" --list-test-cases --no-colors --test-case='*thread*' --test-suite-exclude=slow | grep -ci thread || true)
+  names=$("$program" --list-test-cases "${cases[@]}" | grep -ciE 'thread|parallel' || true)
   [[ $names -gt 0 ]] || continue
-  if "$program" --no-colors --test-case='*thread*' --test-suite-exclude=slow; then
+  if "$program" "${cases[@]}"; then
     passed=$((passed + names))
   else
     failed=$((failed + 1))

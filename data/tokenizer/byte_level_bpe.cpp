@@ -42,6 +42,7 @@ ByteLevelBpe::ByteLevelBpe(TokenizerParts parts, PreTokenizer pre_tokenizer, con
                            Options options, const std::string& file)
     : Tokenizer(std::move(parts)), pre_tokenizer_(std::move(pre_tokenizer)), merges_(merges.size()), options_(options) {
   for (std::size_t byte = 0; byte < 256; ++byte) byte_ids_[byte] = tokens().find(spelling().text[byte]).value_or(-1);
+  has_replacement_ = byte_ids_[0xEF] >= 0 && byte_ids_[0xBF] >= 0 && byte_ids_[0xBD] >= 0;
   for (std::size_t rank = 0; rank < merges.size(); ++rank) {
     const auto& [left, right] = merges[rank];
     const auto left_id = tokens().find(left), right_id = tokens().find(right), id = tokens().find(left + right);
@@ -75,6 +76,7 @@ void ByteLevelBpe::encode_fragment(std::string_view text, std::vector<std::int32
     for (const char c : piece) {
       const std::int32_t id = byte_ids_[static_cast<unsigned char>(c)];
       if (id >= 0) symbols.push_back(id);
+      else if (has_replacement_) symbols.insert(symbols.end(), {byte_ids_[0xEF], byte_ids_[0xBF], byte_ids_[0xBD]});
       else append_unknown(piece, symbols);
     }
     merger.merge(symbols, merges_);

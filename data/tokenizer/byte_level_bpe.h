@@ -14,6 +14,7 @@
 namespace expctr {
 
 /// The vocabulary spells each byte as a printable character (0x20 as U+0120); merges join neighbours inside a piece of the pre-tokeniser.
+/// A byte without token (only bytes that UTF-8 never has lack one) is encoded as U+FFFD; without that, as the unknown token.
 /// Source: Radford et al. 2019, GPT-2.
 class ByteLevelBpe : public Tokenizer {
  public:
@@ -37,6 +38,7 @@ class ByteLevelBpe : public Tokenizer {
   PairTable merges_;
   Options options_;
   std::array<std::int32_t, 256> byte_ids_;
+  bool has_replacement_ = false;
 };
 
 }  // namespace expctr

@@ -155,7 +155,7 @@ class GgufParser {
       const GgufType inner = value_type();
       const auto count = number<std::uint64_t>();
       const std::uint64_t smallest = inner == GgufType::array ? 12 : scalar_bytes(inner);
-      if (count > left() / smallest) fail(fmt::format("an array claims {} elements of type {}, more than {} bytes can hold", count, gguf_type_name(inner), left()));
+      if (count > left() / smallest) fail(fmt::format("the file ends inside the metadata: an array claims {} elements of type {}, more than {} bytes can hold", count, gguf_type_name(inner), left()));
       if (value != nullptr) *value = {inner, true, count, bytes_.data() + at_};
       if (inner != GgufType::array && inner != GgufType::string && inner != GgufType::boolean) {
         take(count * smallest);

@@ -44,6 +44,11 @@ TEST_CASE("prompts to the letter") {
         "The customer liked: The Alien (1979); Cube\nThe customer disliked: Big (1988); Dune (1984)\nCandidate: \"Edge (1997)\" "
         "(Drama)\nRemark: A fan of drama.\nWill the customer like the candidate? Answer Yes or No.");
   CHECK(scorer_prompt(context, options, " \n\t") == scorer_prompt(context, options));
+  const auto messages = policy_prompt(context, options).messages();
+  REQUIRE(messages.size() == 2);
+  CHECK(messages[0].role == "system");
+  CHECK(messages[1].role == "user");
+  CHECK(messages[1].content == policy_prompt(context, options).user);
 
   const PromptContext first = data.context(data.pair(0));
   CHECK(policy_prompt(first, options).user ==

@@ -1,6 +1,7 @@
+#include "base/kernels/matmul.h"
+
 #include <doctest/doctest.h>
 
-#include "base/kernels/matmul.h"
 #include "support.h"
 
 using namespace expctr;
@@ -13,7 +14,8 @@ struct Shape {
 };
 
 /// The rule itself: products added along k in ascending order with fused multiply-add.
-template <class T> void reference(const MatMul& args, Shape s, T* c) {
+template <class T>
+void reference(const MatMul& args, Shape s, T* c) {
   const T* a = args.a.as<T>();
   const T* b = args.b.as<T>();
   for (std::int64_t batch = 0; batch < s.batch; ++batch)
@@ -30,7 +32,8 @@ template <class T> void reference(const MatMul& args, Shape s, T* c) {
       }
 }
 
-template <class T> void compare(Shape s, bool transpose_a, bool transpose_b, bool accumulate, double alpha) {
+template <class T>
+void compare(Shape s, bool transpose_a, bool transpose_b, bool accumulate, double alpha) {
   Array<T> a({s.batch, transpose_a ? s.k : s.m, transpose_a ? s.m : s.k}), b({s.batch, transpose_b ? s.n : s.k, transpose_b ? s.k : s.n});
   Array<T> c({s.batch, s.m, s.n}), expected({s.batch, s.m, s.n});
   a.random(1);
@@ -53,7 +56,8 @@ template <class T> void compare(Shape s, bool transpose_a, bool transpose_b, boo
 }  // namespace
 
 TEST_CASE("matmul adds along k in ascending order, whatever the shape, threads and instruction set") {
-  const Shape shapes[] = {{1, 1, 1, 1}, {2, 1, 33, 7}, {1, 3, 5, 0}, {0, 2, 2, 2}, {1, 6, 16, 9}, {3, 13, 31, 40}, {1, 25, 65, 1100}, {2, 100, 8, 64}, {1, 200, 40, 17}};
+  const Shape shapes[] = {{1, 1, 1, 1},    {2, 1, 33, 7},     {1, 3, 5, 0},    {0, 2, 2, 2},    {1, 6, 16, 9},
+                          {3, 13, 31, 40}, {1, 25, 65, 1100}, {2, 100, 8, 64}, {1, 200, 40, 17}};
   for_each_setting([&] {
     for (const Shape& s : shapes)
       for (int flags = 0; flags < 8; ++flags) {

@@ -16,7 +16,8 @@
 namespace expctr::test {
 
 /// A dense array between two guard zones; intact() is false when a kernel wrote outside.
-template <class T> class Array {
+template <class T>
+class Array {
  public:
   explicit Array(std::vector<std::int64_t> shape, T value = T{}) : shape_(std::move(shape)), size_(1) {
     for (std::int64_t extent : shape_) size_ *= extent;
@@ -38,7 +39,8 @@ template <class T> class Array {
   std::int64_t size() const { return size_; }
   bool intact() const {
     std::vector<unsigned char> zone(guard * sizeof(T), 0xA5);
-    return std::memcmp(memory_.data(), zone.data(), zone.size()) == 0 && std::memcmp(memory_.data() + guard + size_, zone.data(), zone.size()) == 0;
+    return std::memcmp(memory_.data(), zone.data(), zone.size()) == 0 &&
+           std::memcmp(memory_.data() + guard + size_, zone.data(), zone.size()) == 0;
   }
   Array& random(std::uint32_t seed, double scale = 1) {
     for (std::int64_t i = 0; i < size_; ++i) {
@@ -55,11 +57,13 @@ template <class T> class Array {
   std::vector<T> memory_;
 };
 
-template <class T> bool same_bits(const Array<T>& a, const Array<T>& b) {
+template <class T>
+bool same_bits(const Array<T>& a, const Array<T>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(T)) == 0;
 }
 
-template <class A, class B> double largest_difference(const A& a, const B& b) {
+template <class A, class B>
+double largest_difference(const A& a, const B& b) {
   double largest = 0;
   for (std::int64_t i = 0; i < a.size(); ++i) {
     const double difference = std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
@@ -69,7 +73,8 @@ template <class A, class B> double largest_difference(const A& a, const B& b) {
 }
 
 /// Calls body once in every setting whose float results must agree bit for bit: instruction sets and thread counts.
-template <class Body> void for_each_setting(const Body& body) {
+template <class Body>
+void for_each_setting(const Body& body) {
   const int threads = cpu::thread_count();
   for (const cpu::Isa isa : {cpu::Isa::v3, cpu::Isa::avx512}) {
     if (isa == cpu::Isa::avx512 && cpu::best_isa() != cpu::Isa::avx512) continue;

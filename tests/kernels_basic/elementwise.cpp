@@ -111,21 +111,23 @@ TEST_CASE_TEMPLATE("unary functions and their derivatives", T, float, double) {
   }
 }
 
-TEST_CASE("float exp is within 2 ulp, tanh and the others within a few of base/scalar_math.h") {
+TEST_CASE("float exp is within 2 ulp, erf within 3, tanh and sigmoid within 4") {
   const auto ulps = [](float a, double exact) {
     const float rounded = static_cast<float>(exact), unit = std::nextafter(std::abs(rounded), INFINITY) - std::abs(rounded);
     return std::abs(static_cast<double>(a) - exact) / static_cast<double>(unit);
   };
-  double worst_exp = 0, worst_tanh = 0, worst_sigmoid = 0;
+  double worst_exp = 0, worst_tanh = 0, worst_erf = 0, worst_sigmoid = 0;
   for (int i = 0; i <= 2000000; ++i) {
     const float x = -86.0f + 174.0f * static_cast<float>(i) / 2e6f;
     worst_exp = std::max(worst_exp, ulps(cpu::float_math::exp(x), std::exp(static_cast<double>(x))));
     const float t = x * 0.12f;
     worst_tanh = std::max(worst_tanh, ulps(cpu::float_math::tanh(t), std::tanh(static_cast<double>(t))));
+    worst_erf = std::max(worst_erf, ulps(cpu::float_math::erf(t), std::erf(static_cast<double>(t))));
     worst_sigmoid = std::max(worst_sigmoid, ulps(cpu::float_math::sigmoid(t), 1 / (1 + std::exp(-static_cast<double>(t)))));
   }
   CHECK(worst_exp <= 2);
   CHECK(worst_tanh <= 4);
+  CHECK(worst_erf <= 3);
   CHECK(worst_sigmoid <= 4);
   CHECK(cpu::float_math::exp(0.0f) == 1.0f);
   CHECK(cpu::float_math::exp(-INFINITY) == 0.0f);
@@ -137,6 +139,9 @@ TEST_CASE("float exp is within 2 ulp, tanh and the others within a few of base/s
   CHECK(std::isnan(cpu::float_math::tanh(NAN)));
   CHECK(cpu::float_math::tanh(INFINITY) == 1.0f);
   CHECK(cpu::float_math::tanh(-INFINITY) == -1.0f);
+  CHECK(std::isnan(cpu::float_math::erf(NAN)));
+  CHECK(cpu::float_math::erf(INFINITY) == 1.0f);
+  CHECK(cpu::float_math::erf(-INFINITY) == -1.0f);
   CHECK(cpu::float_math::sigmoid(-1000.0f) == 0.0f);
   CHECK(cpu::float_math::sigmoid(1000.0f) == 1.0f);
 }

@@ -1,0 +1,51 @@
+// Configuration of click models: the sections `ctr` and `data`, shared by `run ctr` and by stage 2 of ExpCTR.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "data/split.h"
+#include "engine/config/config_reader.h"
+#include "engine/optim/schedule.h"
+#include "inference/ctr_scorer.h"
+
+namespace expctr {
+
+struct CtrConfig {
+  std::string model = "din";
+  std::string conventions = "kar";  ///< kar: map layer, interest first; fuxictr: neither
+  std::int64_t embedding = 32;
+  double embedding_deviation = 1e-4;
+  std::vector<std::int64_t> attention = {32, 16}, mlp = {200, 80};
+  std::string attention_activation = "dice", mlp_activation = "relu";
+  bool softmax = false;
+  double dropout = 0.0;
+  double embedding_regularizer = 0.0, net_regularizer = 0.0;  ///< lambda of (lambda / 2) |parameters|^2, whole tables at every step
+  double lr = 1e-3, weight_decay = 0.0;
+  std::string schedule = "constant";
+  std::int64_t warm_up = 0;    ///< steps
+  double clip = 10.0;          ///< norm of all gradients; 0: off
+  std::int64_t batch = 2048, epochs = 20, patience = 3;
+  std::int64_t checkpoint_every = 0;  ///< steps; 0: at the end of each epoch
+  std::vector<std::int64_t> adapter = {128, 32};
+};
+
+/// Reads the section `ctr` (the reader stands on it). Throws UsageError.
+CtrConfig read_ctr_config(ConfigReader reader);
+
+/// The model's options for these fields; text_width 0: text-free.
+DinOptions din_options(const CtrConfig& config, const std::vector<CtrField>& fields, std::int64_t text_width);
+
+struct CtrDataConfig {
+  std::string path = "ml-100k", label_rule = "rating >= 4";
+  SplitOptions split;
+  int history = 50;
+  HistoryScope scope = HistoryScope::all_earlier;
+  std::int64_t min_count = 1;
+};
+
+/// Reads the section `data`: path, label_rule, split.{kind, test, valid}, history.{max, scope}, min_count. Throws UsageError.
+CtrDataConfig read_ctr_data_config(ConfigReader reader);
+
+}  // namespace expctr

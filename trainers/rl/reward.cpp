@@ -1,0 +1,50 @@
+#include "trainers/rl/reward.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+
+namespace expctr {
+
+double log_sigmoid(double x) { return x < 0.0 ? x - std::log1p(std::exp(x)) : -std::log1p(std::exp(-x)); }
+
+LcForm parse_lc_form(std::string_view name) {
+  if (name == "delta") return LcForm::delta;
+  if (name == "prob") return LcForm::prob;
+  if (name == "logp") return LcForm::logp;
+  throw UsageError(fmt::format("reward.lc.form: '{}'", name), "one of delta, prob, logp");
+}
+
+double lc_reward(LcForm form, int label, double margin, double base_margin, double clip) {
+  const double sign = label != 0 ? 1.0 : -1.0;
+  switch (form) {
+    case LcForm::delta: return std::clamp(log_sigmoid(sign * margin) - log_sigmoid(sign * base_margin), -clip, clip);
+    case LcForm::prob: return std::exp(log_sigmoid(sign * margin));
+    case LcForm::logp: return std::max(-clip, log_sigmoid(sign * margin));
+  }
+  return 0.0;
+}
+
+IcForm parse_ic_form(std::string_view name) {
+  if (name == "prob") return IcForm::prob;
+  if (name == "logp") return IcForm::logp;
+  if (name == "delta") return IcForm::delta;
+  if (name == "consistency") return IcForm::consistency;
+  throw UsageError(fmt::format("reward.ic.form: '{}'", name), "one of prob, logp, delta, consistency");
+}
+
+double ic_reward(IcForm form, int label, double p_ic, double p_zero, double p_id, double clip) {
+  const auto agreement = [label](double p) { return label != 0 ? p : 1.0 - p; };
+  switch (form) {
+    case IcForm::prob: return agreement(p_ic);
+    case IcForm::logp: return std::max(-clip, std::log(agreement(p_ic)));
+    case IcForm::delta: return std::clamp(std::log(agreement(p_ic)) - std::log(agreement(p_zero)), -clip, clip);
+    case IcForm::consistency: return 1.0 - std::abs(p_ic - p_id);
+  }
+  return 0.0;
+}
+
+}  // namespace expctr
