@@ -95,7 +95,8 @@ struct BlockQ5_K {
 static_assert(sizeof(BlockQ5_K) == 176);
 
 /// 256 codes of 6 bits in sixteen groups of 16: value = (d s_g) (q - 32), s_g signed. Two halves of 128 elements; of each, 64 bytes hold
-/// the low four bits (elements 0..63 in the low, 64..127 in the high halves) and 32 bytes the upper two (element j: bits 2 (j / 32) of byte j mod 32).
+/// the low four bits (elements 0..63 in the low, 64..127 in the high halves) and 32 bytes the upper two (element j: bits 2 (j / 32) of
+/// byte j mod 32).
 struct BlockQ6_K {
   std::uint8_t low[128];
   std::uint8_t high[64];

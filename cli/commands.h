@@ -14,9 +14,9 @@
 //             [options](const GlobalOptions& global) { ... }};          // results on stdout, as JSON lines when global.json
 //   }
 //
-// Subcommands (`data fetch`) are app.add_subcommand(...) inside setup. Options that every command has are in GlobalOptions and may stand
-// before or after the command's name. Errors are thrown (base/error.h); command_line.cpp prints them and makes the exit code of them.
-// Unknown options, missing values and --help are handled there too.
+// Ranges of numbers are checked with cli/option_checks.h. Subcommands (`data fetch`) are app.add_subcommand(...) inside setup. Options that
+// every command has are in GlobalOptions and may stand before or after the command's name. Errors are thrown (base/error.h);
+// command_line.cpp prints them and makes the exit code of them. Unknown options, missing values and --help are handled there too.
 #pragma once
 
 #include <cstdint>

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "cpu/attention_backward_kernel.h"
 #include "cpu/attention_kernel.h"
 #include "cpu/kernel_table.h"
 #include "cpu/run.h"
@@ -100,44 +101,78 @@ void forward_double(const AttentionForward& args) {
                  });
 }
 
-/// One (sequence, key-value head) is one piece: its dk and dv add over queries in ascending order.
-/// p = exp(scale q k - log_sum_exp); dv += p dy; ds = p (dy v - dy y) scale; dq += ds k; dk += ds q.
-template <class T>
-void backward(const AttentionBackward& args) {
-  const AttentionShape& shape = args.shape;
-  const int group = shape.heads / shape.kv_heads;
-  const std::int64_t d = shape.head_dim, q_stride = shape.heads * d, k_stride = shape.kv_heads * d;
+/// One (sequence, key-value head) is one piece of work: its dk and dv add over its queries in ascending order.
+template <class Piece>
+void for_each_sequence_head(const AttentionBackward& args, const Piece& piece) {
   const std::int32_t* offsets = args.sequence_offsets.as<std::int32_t>();
-  const T scale = static_cast<T>(shape.scale);
-  parallel_for((args.sequence_offsets.size() - 1) * shape.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t piece = begin; piece < end; ++piece) {
-      const std::int64_t s = piece / shape.kv_heads, kv = piece % shape.kv_heads, start = offsets[s], length = offsets[s + 1] - start;
-      const std::int64_t kv_offset = start * k_stride + kv * d;
-      const T *keys = args.k.as<T>() + kv_offset, *values = args.v.as<T>() + kv_offset;
-      T* dk = args.dk.empty() ? nullptr : args.dk.as<T>() + kv_offset;
-      T* dv = args.dv.empty() ? nullptr : args.dv.as<T>() + kv_offset;
-      for (std::int64_t t = 0; t < length; ++t) {
-        for (std::int64_t head = kv * group; head < (kv + 1) * group; ++head) {
-          const std::int64_t q_offset = (start + t) * q_stride + head * d;
-          const T *q = args.q.as<T>() + q_offset, *y = args.y.as<T>() + q_offset, *dy = args.dy.as<T>() + q_offset;
-          T* dq = args.dq.empty() ? nullptr : args.dq.as<T>() + q_offset;
-          const T log_sum_exp = args.log_sum_exp.as<T>()[(start + t) * shape.heads + head];
-          T dy_y = 0;
-          for (std::int64_t i = 0; i < d; ++i) dy_y += dy[i] * y[i];
-          const std::int64_t visible = shape.causal ? t + 1 : length;
-          for (std::int64_t j = 0; j < visible; ++j) {
-            const T *key = keys + j * k_stride, *value = values + j * k_stride;
-            T dot = 0, dy_v = 0;
-            for (std::int64_t i = 0; i < d; ++i) {
-              dot += q[i] * key[i];
-              dy_v += dy[i] * value[i];
-            }
-            const T p = std::exp(scale * dot - log_sum_exp), ds = p * (dy_v - dy_y) * scale;
-            for (std::int64_t i = 0; i < d; ++i) {
-              if (dv) dv[j * k_stride + i] += p * dy[i];
-              if (dq) dq[i] += ds * key[i];
-              if (dk) dk[j * k_stride + i] += ds * q[i];
-            }
+  const int kv_heads = args.shape.kv_heads;
+  parallel_for((args.sequence_offsets.size() - 1) * kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t s = i / kv_heads;
+      if (offsets[s + 1] > offsets[s]) piece(offsets[s], offsets[s + 1] - offsets[s], i % kv_heads);
+    }
+  });
+}
+
+void backward_float(const AttentionBackward& args) {
+  const AttentionShape& shape = args.shape;
+  for_each_sequence_head(args, [&](std::int64_t start, std::int64_t length, std::int64_t kv) {
+    AttentionGradient piece{};
+    piece.group = shape.heads / shape.kv_heads;
+    piece.heads = shape.heads;
+    piece.head_dim = shape.head_dim;
+    piece.causal = shape.causal;
+    piece.scale = static_cast<float>(shape.scale);
+    piece.tokens = length;
+    piece.q_stride = static_cast<std::int64_t>(shape.heads) * shape.head_dim;
+    piece.kv_stride = static_cast<std::int64_t>(shape.kv_heads) * shape.head_dim;
+    const std::int64_t q_offset = start * piece.q_stride + kv * piece.group * shape.head_dim,
+                       kv_offset = start * piece.kv_stride + kv * shape.head_dim;
+    piece.q = args.q.as<float>() + q_offset;
+    piece.y = args.y.as<float>() + q_offset;
+    piece.dy = args.dy.as<float>() + q_offset;
+    piece.dq = args.dq.empty() ? nullptr : args.dq.as<float>() + q_offset;
+    piece.log_sum_exp = args.log_sum_exp.as<float>() + start * shape.heads + kv * piece.group;
+    piece.keys = args.k.as<float>() + kv_offset;
+    piece.values = args.v.as<float>() + kv_offset;
+    piece.dk = args.dk.empty() ? nullptr : args.dk.as<float>() + kv_offset;
+    piece.dv = args.dv.empty() ? nullptr : args.dv.as<float>() + kv_offset;
+    const std::size_t bytes = sizeof(float) * attention_gradient_floats(length * piece.group, shape.head_dim);
+    kernels().attention_gradient(piece, reinterpret_cast<float*>(thread_scratch(bytes).data()));
+  });
+}
+
+/// p = exp(scale q k - log_sum_exp); dv += p dy; ds = p (dy v - dy y) scale; dq += ds k; dk += ds q.
+void backward_double(const AttentionBackward& args) {
+  const AttentionShape& shape = args.shape;
+  const std::int64_t d = shape.head_dim, q_stride = shape.heads * d, k_stride = shape.kv_heads * d;
+  for_each_sequence_head(args, [&](std::int64_t start, std::int64_t length, std::int64_t kv) {
+    const int group = shape.heads / shape.kv_heads;
+    const std::int64_t kv_offset = start * k_stride + kv * d;
+    const double *keys = args.k.as<double>() + kv_offset, *values = args.v.as<double>() + kv_offset;
+    double* dk = args.dk.empty() ? nullptr : args.dk.as<double>() + kv_offset;
+    double* dv = args.dv.empty() ? nullptr : args.dv.as<double>() + kv_offset;
+    for (std::int64_t t = 0; t < length; ++t) {
+      for (std::int64_t head = kv * group; head < (kv + 1) * group; ++head) {
+        const std::int64_t q_offset = (start + t) * q_stride + head * d;
+        const double *q = args.q.as<double>() + q_offset, *y = args.y.as<double>() + q_offset, *dy = args.dy.as<double>() + q_offset;
+        double* dq = args.dq.empty() ? nullptr : args.dq.as<double>() + q_offset;
+        const double log_sum_exp = args.log_sum_exp.as<double>()[(start + t) * shape.heads + head];
+        double dy_y = 0;
+        for (std::int64_t i = 0; i < d; ++i) dy_y += dy[i] * y[i];
+        const std::int64_t visible = shape.causal ? t + 1 : length;
+        for (std::int64_t j = 0; j < visible; ++j) {
+          const double *key = keys + j * k_stride, *value = values + j * k_stride;
+          double dot = 0, dy_v = 0;
+          for (std::int64_t i = 0; i < d; ++i) {
+            dot += q[i] * key[i];
+            dy_v += dy[i] * value[i];
+          }
+          const double p = std::exp(shape.scale * dot - log_sum_exp), ds = p * (dy_v - dy_y) * shape.scale;
+          for (std::int64_t i = 0; i < d; ++i) {
+            if (dv) dv[j * k_stride + i] += p * dy[i];
+            if (dq) dq[i] += ds * key[i];
+            if (dk) dk[j * k_stride + i] += ds * q[i];
           }
         }
       }
@@ -203,7 +238,7 @@ void run(const AttentionBackward& args, Stream) {
       "q, y, dy, dq are [tokens, heads head_dim], k, v, dk, dv [tokens, kv_heads head_dim], log_sum_exp [tokens, heads], one dtype",
       {{"q", args.q}, {"k", args.k}, {"v", args.v}, {"y", args.y}, {"dy", args.dy}, {"dq", args.dq}, {"dk", args.dk}, {"dv", args.dv}});
   check_offsets("AttentionBackward", args.sequence_offsets, tokens);
-  dtype == DType::f32 ? backward<float>(args) : backward<double>(args);
+  dtype == DType::f32 ? backward_float(args) : backward_double(args);
 }
 
 template <>

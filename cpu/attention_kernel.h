@@ -81,10 +81,10 @@ void attention_rows(const AttentionRows& args, float* scratch) {
     const float* block_keys = args.blocks.keys + args.blocks.offset(block);
     const float* values = args.blocks.values + args.blocks.offset(block);
     std::int64_t value_stride = args.blocks.stride;
-    for (int j = 0; j < here; ++j)
-      for (int k = 0; k < d; ++k) keys[k * attention_block + j] = block_keys[j * args.blocks.stride + k];
-    for (int k = 0; k < d; ++k)
-      for (int j = here; j < attention_block; ++j) keys[k * attention_block + j] = 0.0f;
+    transpose<V>(block_keys, args.blocks.stride, here, d, keys, attention_block);
+    if (here < attention_block)
+      for (int k = 0; k < d; ++k)
+        for (int j = here; j < attention_block; ++j) keys[k * attention_block + j] = 0.0f;
     if (d % 16 != 0) {
       for (int j = 0; j < here; ++j)
         for (int k = 0; k < wide; ++k) padded_values[j * wide + k] = k < d ? values[j * args.blocks.stride + k] : 0.0f;
@@ -123,21 +123,9 @@ void attention_rows(const AttentionRows& args, float* scratch) {
       }
       float* tile_sums = sums + static_cast<std::int64_t>(r) * wide;
       const auto add_values = [&](int first_row, int row_count, int from, int to) {
-        if (to <= from) return;
-        for (int k = 0; k < wide;) {
-          const int columns = wide - k;
-          const float* b = values + from * value_stride + k;
-          float* c = tile_sums + static_cast<std::int64_t>(first_row) * wide + k;
-          const float* a = scores + first_row * attention_block + from;
-          with_rows<tile>(row_count, [&]<int ROWS>() {
-            if (columns >= 32 && V::tile_vectors == 2)
-              gemm_tile<V, ROWS, V::tile_vectors, attention_block, 1>(to - from, a, b, value_stride, c, wide, 16 * V::tile_vectors, nullptr,
-                                                                      true);
-            else
-              gemm_tile<V, ROWS, 1, attention_block, 1>(to - from, a, b, value_stride, c, wide, 16, nullptr, true);
-          });
-          k += columns >= 32 ? 16 * V::tile_vectors : 16;
-        }
+        if (to > from)
+          gemm_strip<V, attention_block, 1>(row_count, to - from, scores + first_row * attention_block + from, values + from * value_stride,
+                                            value_stride, tile_sums + static_cast<std::int64_t>(first_row) * wide, wide, wide, true);
       };
       add_values(0, count, 0, common);
       for (int i = 0; i < count && common < attention_block; ++i) {

@@ -340,7 +340,8 @@ template <>
 void run(const Convert& args, Stream) {
   const DType from = args.x.dtype, to = args.y.dtype;
   require(same_shape(args.x, args.y) && present(args.x) && present(args.y) && is_readable(from) && (is_floating(to) || to == DType::bf16),
-          "convert", "x (f32, f64, bf16, f16, q4_1 or q8_0) and y (f32, f64 or bf16) must have one shape", {{"x", args.x}, {"y", args.y}});
+          "convert", "x (f32, f64, bf16, f16 or block-quantised) and y (f32, f64 or bf16) must have one shape",
+          {{"x", args.x}, {"y", args.y}});
   require(!is_quantised(from) || args.x.width() % dtype_traits(from).block_elements == 0, "convert", "the last extent must be whole blocks",
           {{"x", args.x}});
   for_pieces(args.x.size(), cheap_grain, [&](std::int64_t begin, std::int64_t end) {

@@ -14,7 +14,7 @@ void run(const Gather& args, Stream) {
   const DType from = args.table.dtype, to = from == DType::f64 ? DType::f64 : DType::f32;
   require(args.table.rank == 2 && args.y.rank == 2 && args.table.shape[1] == args.y.shape[1] && args.y.dtype == to && is_readable(from) &&
               present(args.table) && present(args.y),
-          "gather", "table must be [rows, width] (f32, f64, bf16, f16, q4_1 or q8_0), y [n, width] f32, or f64 for an f64 table",
+          "gather", "table must be [rows, width] (f32, f64, bf16, f16 or block-quantised), y [n, width] f32, or f64 for an f64 table",
           {{"table", args.table}, {"y", args.y}});
   require(!is_quantised(from) || args.table.width() % dtype_traits(from).block_elements == 0, "gather",
           "the last extent must be whole blocks", {{"table", args.table}});

@@ -86,6 +86,20 @@ void gemm_panel(std::int64_t rows, std::int64_t k_count, const float* a, const f
   }
 }
 
+/// c[rows, columns] (+)= A B for up to V::tile_rows rows, columns a multiple of 16, strides of A as in gemm_tile.
+template <class V, int ROW_STRIDE, int K_STRIDE>
+inline void gemm_strip(int rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
+                       int columns, bool load) {
+  with_rows<V::tile_rows>(rows, [&]<int ROWS>() {
+    int column = 0;
+    if constexpr (V::tile_vectors == 2)
+      for (; column + 32 <= columns; column += 32)
+        gemm_tile<V, ROWS, 2, ROW_STRIDE, K_STRIDE>(k_count, a, b + column, ldb, c + column, ldc, 32, nullptr, load);
+    for (; column < columns; column += 16)
+      gemm_tile<V, ROWS, 1, ROW_STRIDE, K_STRIDE>(k_count, a, b + column, ldb, c + column, ldc, 16, nullptr, load);
+  });
+}
+
 /// out[c * out_stride + r] = in[r * in_stride + c].
 template <class V>
 void transpose(const float* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns, float* out, std::int64_t out_stride) {

@@ -8,6 +8,7 @@
 
 namespace expctr::cpu {
 
+struct AttentionGradient;
 struct AttentionRows;
 struct SoftmaxPart;
 
@@ -23,6 +24,7 @@ struct KernelTable {
   void (*softmax_part)(const float* logits, std::int64_t n, float scale, SoftmaxPart* part);
   void (*softmax_row)(const float* logits, std::int64_t n, float scale, float log_sum_exp, float* out);
   void (*attention_rows)(const AttentionRows& args, float* scratch);
+  void (*attention_gradient)(const AttentionGradient& args, float* scratch);
   void (*exp_array)(const float* x, std::int64_t n, float* y);
 };
 

@@ -1,6 +1,7 @@
 // Fills a KernelTable from the templates; included by one file an instruction set.
 #pragma once
 
+#include "cpu/attention_backward_kernel.h"
 #include "cpu/attention_kernel.h"
 #include "cpu/gemm_kernel.h"
 #include "cpu/kernel_table.h"
@@ -19,8 +20,8 @@ void exp_array(const float* x, std::int64_t n, float* y) {
 
 template <class V>
 constexpr KernelTable kernel_table_of() {
-  return {V::tile_rows,    V::fused_rows,   gemm_panel<V>,  quantised_rows<V>, transpose<V>,
-          unpack_panel<V>, softmax_part<V>, softmax_row<V>, attention_rows<V>, exp_array<V>};
+  return {V::tile_rows,    V::fused_rows,  gemm_panel<V>,     quantised_rows<V>,     transpose<V>, unpack_panel<V>,
+          softmax_part<V>, softmax_row<V>, attention_rows<V>, attention_gradient<V>, exp_array<V>};
 }
 
 }  // namespace expctr::cpu

@@ -47,36 +47,43 @@ Problem problem_of(const MatMul& args) {
   return p;
 }
 
-void multiply(const MatMul& args, const Problem& p) {
+/// One matrix of the batch.
+void multiply(const MatMul& args, const Problem& p, std::int64_t batch) {
   const KernelTable& table = kernels();
   const std::int64_t panels = (p.n + panel_width - 1) / panel_width;
   const float alpha = static_cast<float>(args.alpha);
   float* packed = reinterpret_cast<float*>(thread_scratch(sizeof(float) * std::min(p.m, row_chunk) * std::min(p.k, k_chunk), 1).data());
-  for (std::int64_t batch = 0; batch < p.batch; ++batch) {
-    const float* a = args.a.as<float>() + batch * p.m * p.k;
-    const float* b = args.b.as<float>() + batch * p.k * p.n;
-    float* c = args.c.as<float>() + batch * p.m * p.n;
-    for (std::int64_t m0 = 0; m0 < p.m; m0 += row_chunk) {
-      const std::int64_t rows = std::min(row_chunk, p.m - m0);
-      for (std::int64_t k0 = 0; k0 < p.k; k0 += k_chunk) {
-        const std::int64_t count = std::min(k_chunk, p.k - k0);
-        pack_rows(table, a + m0 * p.a_row + k0 * p.a_k, p.a_row, p.a_k, rows, count, alpha, 0, packed);
-        // Few panels: rows are divided as well, and each part packs the panel again.
-        const std::int64_t part = panels >= 8 || rows < 96 ? rows : 96, parts = (rows + part - 1) / part;
-        const std::int64_t grain = std::max<std::int64_t>(1, 32768 / std::max<std::int64_t>(1, part * count));
-        parallel_for(panels * parts, grain, [&](std::int64_t begin, std::int64_t end) {
-          float* panel = reinterpret_cast<float*>(thread_scratch(sizeof(float) * panel_width * count).data());
-          for (std::int64_t i = begin; i < end; ++i) {
-            const std::int64_t n0 = i / parts * panel_width, r0 = i % parts * part;
-            const int columns = static_cast<int>(std::min<std::int64_t>(panel_width, p.n - n0));
-            pack_panel(table, b + k0 * p.b_k + n0 * p.b_column, p.b_k, p.b_column, count, columns, panel);
-            table.gemm_panel(std::min(part, rows - r0), count, packed + r0 * count, panel, panel_width, c + (m0 + r0) * p.n + n0, p.n,
-                             columns, nullptr, args.accumulate || k0 > 0);
-          }
-        });
-      }
+  const float* a = args.a.as<float>() + batch * p.m * p.k;
+  const float* b = args.b.as<float>() + batch * p.k * p.n;
+  float* c = args.c.as<float>() + batch * p.m * p.n;
+  for (std::int64_t m0 = 0; m0 < p.m; m0 += row_chunk) {
+    const std::int64_t rows = std::min(row_chunk, p.m - m0);
+    for (std::int64_t k0 = 0; k0 < p.k; k0 += k_chunk) {
+      const std::int64_t count = std::min(k_chunk, p.k - k0);
+      pack_rows(table, a + m0 * p.a_row + k0 * p.a_k, p.a_row, p.a_k, rows, count, alpha, 0, packed);
+      // Few panels: rows are divided as well, and each part packs the panel again.
+      const std::int64_t part = panels >= 8 || rows < 96 ? rows : 96, parts = (rows + part - 1) / part;
+      const std::int64_t grain = std::max<std::int64_t>(1, 32768 / std::max<std::int64_t>(1, part * count));
+      parallel_for(panels * parts, grain, [&](std::int64_t begin, std::int64_t end) {
+        float* panel = reinterpret_cast<float*>(thread_scratch(sizeof(float) * panel_width * count).data());
+        for (std::int64_t i = begin; i < end; ++i) {
+          const std::int64_t n0 = i / parts * panel_width, r0 = i % parts * part;
+          const int columns = static_cast<int>(std::min<std::int64_t>(panel_width, p.n - n0));
+          pack_panel(table, b + k0 * p.b_k + n0 * p.b_column, p.b_k, p.b_column, count, columns, panel);
+          table.gemm_panel(std::min(part, rows - r0), count, packed + r0 * count, panel, panel_width, c + (m0 + r0) * p.n + n0, p.n, columns,
+                           nullptr, args.accumulate || k0 > 0);
+        }
+      });
     }
   }
+}
+
+void multiply_batch(const MatMul& args, const Problem& p) {
+  // Small matrices are divided among the threads whole, large ones in turn by their panels.
+  const std::int64_t work = p.m * p.n * p.k, grain = work < (1 << 22) ? std::max<std::int64_t>(1, (1 << 17) / work) : p.batch;
+  parallel_for(p.batch, grain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t batch = begin; batch < end; ++batch) multiply(args, p, batch);
+  });
 }
 
 void multiply_double(const MatMul& args, const Problem& p) {
@@ -113,7 +120,7 @@ void run(const MatMul& args, Stream) {
     return;
   }
   if (args.c.dtype == DType::f32)
-    multiply(args, p);
+    multiply_batch(args, p);
   else
     multiply_double(args, p);
 }

@@ -60,7 +60,7 @@ struct BlockReader<V, PackedQ4_1> {
 /// ROWS rows times NP neighbouring panels, NV vectors of 16 outputs from vector v0 of each; a: [inputs][ROWS]. The values also go to
 /// `unpacked`, [inputs][32] (one panel), when STORE. sum[r][p * NV + v] leaves the sums to the caller.
 template <class V, class Block, int ROWS, int NP, int NV, bool STORE>
-inline void quantised_sums(std::int64_t blocks, const float* a, const Block* panel, int v0, float* unpacked, V (&sum)[ROWS][NP * NV]) {
+[[gnu::always_inline]] inline void quantised_sums(std::int64_t blocks, const float* a, const Block* panel, int v0, float* unpacked, V (&sum)[ROWS][NP * NV]) {
   BlockReader<V, Block> reader[NP * NV];
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r)
@@ -69,6 +69,12 @@ inline void quantised_sums(std::int64_t blocks, const float* a, const Block* pan
   for (std::int64_t b = 0; b < blocks; ++b) {
 #pragma GCC unroll 4
     for (int j = 0; j < NP * NV; ++j) reader[j].open(panel[j / NV * blocks + b], v0 + j % NV);
+    // A panel is too short for the hardware to follow: ask for the same block of the next one.
+#pragma GCC unroll 2
+    for (int p = 0; p < NP; ++p) {
+      const char* next = reinterpret_cast<const char*>(panel + (p + NP) * blocks + b);
+      for (unsigned i = 0; i < sizeof(Block); i += 64) __builtin_prefetch(next + i, 0, 2);
+    }
     for (int g = 0; g < 4; ++g) {
 #pragma GCC unroll 4
       for (int j = 0; j < NP * NV; ++j) reader[j].group(panel[j / NV * blocks + b], g, v0 + j % NV);

@@ -49,7 +49,9 @@ inline Broadcast make_broadcast(const View& y, const View& a, const View& b) {
     // Axes are collected from the right; the last one collected is merged with this one when both strides continue.
     if (result.rank > 0) {
       const int last = result.rank - 1;
-      const auto continues = [&](std::int64_t stride, std::int64_t inner) { return inner == 0 ? stride == 0 : stride == inner * result.extent[last]; };
+      const auto continues = [&](std::int64_t stride, std::int64_t inner) {
+        return inner == 0 ? stride == 0 : stride == inner * result.extent[last];
+      };
       if (continues(stride_a, result.stride_a[last]) && continues(stride_b, result.stride_b[last])) {
         result.extent[last] *= extent;
         continue;

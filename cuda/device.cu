@@ -1,6 +1,5 @@
 // Devices, memory, copies and streams: thin, checked calls of the CUDA runtime.
 #include "cuda/device.h"
-
 #include "cuda/gemm.h"
 #include "cuda/launch.cuh"
 
@@ -28,7 +27,8 @@ int device_count() {
 std::string device_name(int index) {
   cudaDeviceProp properties;
   EXPCTR_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
-  return std::string(properties.name) + " (compute capability " + std::to_string(properties.major) + "." + std::to_string(properties.minor) + ")";
+  return std::string(properties.name) + " (compute capability " + std::to_string(properties.major) + "." +
+         std::to_string(properties.minor) + ")";
 }
 
 void set_device(int index) { EXPCTR_CUDA_CHECK(cudaSetDevice(index)); }
@@ -53,7 +53,8 @@ void* allocate(std::size_t bytes) {
 
 DeviceMemory::DeviceMemory(std::size_t bytes) : pointer_(allocate(bytes)), bytes_(bytes) {
   if (pointer_ == nullptr && bytes != 0)
-    throw ResourceError("cuda: no " + std::to_string(bytes) + " bytes of device memory left", "use a smaller batch, or `plan` to see what fits");
+    throw ResourceError("cuda: no " + std::to_string(bytes) + " bytes of device memory left",
+                        "use a smaller batch, or `plan` to see what fits");
 }
 
 void release(void* pointer) noexcept {

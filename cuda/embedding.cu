@@ -1,10 +1,10 @@
-// Table look-ups. Gather: reads the rows (in the table's storage), writes 4 bytes an element; bound by memory. Its gradient sorts (id, place) pairs by id with
-// a stable radix sort of 8 bits a pass over the bits that ids have (12 bytes a pair and pass), then a warp adds the rows of one id in ascending
-// place: 8 bytes an element of dy plus 8 a touched element of the table, bound by memory, without atomics and with the bits of a loop over i.
-#include "base/kernels/embedding.h"
-
+// Table look-ups. Gather: reads the rows (in the table's storage), writes 4 bytes an element; bound by memory. Its gradient sorts (id,
+// place) pairs by id with a stable radix sort of 8 bits a pass over the bits that ids have (12 bytes a pair and pass), then a warp adds the
+// rows of one id in ascending place: 8 bytes an element of dy plus 8 a touched element of the table, bound by memory, without atomics and
+// with the bits of a loop over i. An id past the table gathers NaN and gets no gradient: a kernel cannot throw.
 #include <algorithm>
 
+#include "base/kernels/embedding.h"
 #include "cuda/rows.cuh"
 #include "cuda/storage.cuh"
 
@@ -14,7 +14,7 @@ namespace {
 
 template <class Storage>
 __global__ void __launch_bounds__(block_threads)
-    gather_kernel(std::int64_t total, std::int64_t width, const void* table, const std::int32_t* ids, float* y) {
+    gather_kernel(std::int64_t total, std::int64_t rows, std::int64_t width, const void* table, const std::int32_t* ids, float* y) {
   const std::int64_t start = static_cast<std::int64_t>(blockIdx.x) * (4 * block_threads) + threadIdx.x;
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
@@ -22,18 +22,23 @@ __global__ void __launch_bounds__(block_threads)
     if (i >= total) return;
     const std::int64_t row = i / width;
     const std::int32_t id = ids[row];
-    y[i] = id < 0 ? 0.0f : static_cast<float>(Storage::load(table, id * width + (i - row * width)));
+    y[i] = id < 0 ? 0.0f : id < rows ? static_cast<float>(Storage::load(table, id * width + (i - row * width))) : NAN;
   }
 }
 
 /// f32 rows of a multiple of 4 columns.
 __global__ void __launch_bounds__(block_threads)
-    gather4_kernel(std::int64_t total, std::int64_t width, const float4* table, const std::int32_t* ids, float4* y) {
+    gather4_kernel(std::int64_t total, std::int64_t rows, std::int64_t width, const float4* table, const std::int32_t* ids, float4* y) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
   if (i >= total) return;
   const std::int64_t row = i / width;
   const std::int32_t id = ids[row];
-  y[i] = id < 0 ? make_float4(0, 0, 0, 0) : table[id * width + (i - row * width)];
+  if (id >= 0 && id < rows) {
+    y[i] = table[id * width + (i - row * width)];
+  } else {
+    const float value = id < 0 ? 0.0f : NAN;
+    y[i] = make_float4(value, value, value, value);
+  }
 }
 
 constexpr int digit_bits = 8, digits = 1 << digit_bits, sort_warps = block_threads / 32, sort_rounds = 8;
@@ -41,12 +46,12 @@ constexpr int sort_tile = sort_warps * 32 * sort_rounds;
 constexpr std::uint32_t no_row = 0xFFFFFFFFu;
 
 /// key = id, or all ones for rows that get nothing (these sort to the end); place = i.
-__global__ void __launch_bounds__(block_threads) make_pairs_kernel(std::int64_t n, std::int64_t frozen_row, const std::int32_t* ids, std::uint32_t* keys,
-                                                                   std::uint32_t* places) {
+__global__ void __launch_bounds__(block_threads) make_pairs_kernel(std::int64_t n, std::int64_t rows, std::int64_t frozen_row,
+                                                                   const std::int32_t* ids, std::uint32_t* keys, std::uint32_t* places) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
   if (i >= n) return;
   const std::int32_t id = ids[i];
-  keys[i] = id < 0 || id == frozen_row ? no_row : static_cast<std::uint32_t>(id);
+  keys[i] = id < 0 || id >= rows || id == frozen_row ? no_row : static_cast<std::uint32_t>(id);
   places[i] = static_cast<std::uint32_t>(i);
 }
 
@@ -56,7 +61,8 @@ __device__ __forceinline__ std::int64_t pair_index(int round) {
 }
 
 /// counts[warp][digit] of the block's tile.
-__device__ __forceinline__ void count_digits(std::int64_t n, int shift, const std::uint32_t* keys, std::uint32_t (&counts)[sort_warps][digits]) {
+__device__ __forceinline__ void count_digits(std::int64_t n, int shift, const std::uint32_t* keys,
+                                             std::uint32_t (&counts)[sort_warps][digits]) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   for (int d = threadIdx.x; d < sort_warps * digits; d += block_threads) (&counts[0][0])[d] = 0;
   __syncthreads();
@@ -71,7 +77,8 @@ __device__ __forceinline__ void count_digits(std::int64_t n, int shift, const st
 }
 
 /// histogram[digit][block].
-__global__ void __launch_bounds__(block_threads) histogram_kernel(std::int64_t n, int shift, const std::uint32_t* keys, std::uint32_t* histogram) {
+__global__ void __launch_bounds__(block_threads)
+    histogram_kernel(std::int64_t n, int shift, const std::uint32_t* keys, std::uint32_t* histogram) {
   __shared__ std::uint32_t counts[sort_warps][digits];
   count_digits(n, shift, keys, counts);
   std::uint32_t sum = 0;
@@ -106,8 +113,8 @@ __global__ void __launch_bounds__(1024) scan_kernel(std::int64_t n, std::uint32_
 
 /// Moves each pair to its place: pairs of lower digits, then pairs of the same digit that stand before it.
 __global__ void __launch_bounds__(block_threads)
-    scatter_kernel(std::int64_t n, int shift, const std::uint32_t* keys, const std::uint32_t* places, const std::uint32_t* offsets, std::uint32_t* sorted_keys,
-                   std::uint32_t* sorted_places) {
+    scatter_kernel(std::int64_t n, int shift, const std::uint32_t* keys, const std::uint32_t* places, const std::uint32_t* offsets,
+                   std::uint32_t* sorted_keys, std::uint32_t* sorted_places) {
   __shared__ std::uint32_t next[sort_warps][digits];
   count_digits(n, shift, keys, next);
   std::uint32_t before = offsets[static_cast<std::int64_t>(threadIdx.x) * gridDim.x + blockIdx.x];
@@ -137,8 +144,8 @@ __global__ void __launch_bounds__(block_threads)
 
 /// A warp at the first pair of each id adds the rows of all its pairs, in order; Vector: 4 columns a lane.
 template <bool Vector>
-__global__ void __launch_bounds__(block_threads) add_rows_kernel(std::int64_t n, std::int64_t width, const std::uint32_t* keys, const std::uint32_t* places,
-                                                                 const float* dy, float* dtable) {
+__global__ void __launch_bounds__(block_threads) add_rows_kernel(std::int64_t n, std::int64_t width, const std::uint32_t* keys,
+                                                                 const std::uint32_t* places, const float* dy, float* dtable) {
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * (block_threads / 32) + threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   if (first >= n) return;
@@ -181,8 +188,8 @@ SortPlan plan_sort(const GatherBackward& args) {
 
 template <bool Vector>
 __global__ void __launch_bounds__(block_threads)
-    copy_columns_kernel(std::int64_t total, std::int64_t columns, std::int64_t x_width, std::int64_t x_column, std::int64_t y_width, std::int64_t y_column,
-                        bool accumulate, const float* x, float* y) {
+    copy_columns_kernel(std::int64_t total, std::int64_t columns, std::int64_t x_width, std::int64_t x_column, std::int64_t y_width,
+                        std::int64_t y_column, bool accumulate, const float* x, float* y) {
   const std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x) * (Vector ? 4 : 1);
   if (i >= total) return;
   const std::int64_t row = i / columns, column = i - row * columns;
@@ -202,27 +209,33 @@ __global__ void __launch_bounds__(block_threads)
 
 }  // namespace
 
-template <> void run(const Gather& args, Stream stream) {
+template <>
+void run(const Gather& args, Stream stream) {
   require_f32("gather", {&args.y});
   require("gather", DType::i32, {&args.ids});
   const std::int64_t width = args.y.width(), total = args.ids.size() * width;
-  if (args.table.dtype == DType::f64) throw Error("cuda: gather from a table of f64", "f64 exists on the CPU only; choose --device cpu or f32");
+  if (args.table.dtype == DType::f64)
+    throw Error("cuda: gather from a table of f64", "f64 exists on the CPU only; choose --device cpu or f32");
   if (total == 0) return;
   if (args.table.dtype == DType::f32 && width % 4 == 0 && aligned16(args.table.data) && aligned16(args.y.data)) {
     gather4_kernel<<<blocks_for(total / 4, block_threads), block_threads, 0, native(stream)>>>(
-        total / 4, width / 4, args.table.as<float4>(), args.ids.as<std::int32_t>(), args.y.as<float4>());
+        total / 4, args.table.rows(), width / 4, args.table.as<float4>(), args.ids.as<std::int32_t>(), args.y.as<float4>());
   } else {
     dispatch_storage("gather", args.table.dtype, [&](auto storage) {
       gather_kernel<decltype(storage)><<<blocks_for(total, 4 * block_threads), block_threads, 0, native(stream)>>>(
-          total, width, args.table.data, args.ids.as<std::int32_t>(), args.y.as<float>());
+          total, args.table.rows(), width, args.table.data, args.ids.as<std::int32_t>(), args.y.as<float>());
     });
   }
   check_launch("gather");
 }
 
-template <> std::size_t scratch_bytes(const GatherBackward& args) { return plan_sort(args).bytes(); }
+template <>
+std::size_t scratch_bytes(const GatherBackward& args) {
+  return plan_sort(args).bytes();
+}
 
-template <> void run(const GatherBackward& args, Stream stream) {
+template <>
+void run(const GatherBackward& args, Stream stream) {
   require_f32("gather_backward", {&args.dy, &args.dtable});
   require("gather_backward", DType::i32, {&args.ids});
   const SortPlan plan = plan_sort(args);
@@ -232,7 +245,8 @@ template <> void run(const GatherBackward& args, Stream stream) {
   if (n >= 0xFFFFFFFFll) throw Error("cuda: gather_backward of " + std::to_string(n) + " ids", "split the batch");
   std::uint32_t *keys = args.scratch.as<std::uint32_t>(), *places = keys + n, *other_keys = places + n, *other_places = other_keys + n,
                 *histogram = other_places + n;
-  make_pairs_kernel<<<blocks_for(n, block_threads), block_threads, 0, native(stream)>>>(n, args.frozen_row, args.ids.as<std::int32_t>(), keys, places);
+  make_pairs_kernel<<<blocks_for(n, block_threads), block_threads, 0, native(stream)>>>(n, args.dtable.rows(), args.frozen_row,
+                                                                                        args.ids.as<std::int32_t>(), keys, places);
   const unsigned blocks = blocks_for(plan.blocks, 1);
   for (int pass = 0; pass < plan.passes; ++pass) {
     const int shift = pass * digit_bits;
@@ -248,16 +262,16 @@ template <> void run(const GatherBackward& args, Stream stream) {
   check_launch("gather_backward");
 }
 
-template <> void run(const CopyColumns& args, Stream stream) {
+template <>
+void run(const CopyColumns& args, Stream stream) {
   require_f32("copy_columns", {&args.x, &args.y});
   const std::int64_t x_width = args.x.width(), y_width = args.y.width(), total = args.x.rows() * args.columns;
   if (total == 0) return;
   const bool vector = args.columns % 4 == 0 && x_width % 4 == 0 && y_width % 4 == 0 && args.x_column % 4 == 0 && args.y_column % 4 == 0 &&
                       aligned16(args.x.data) && aligned16(args.y.data);
-  (vector ? copy_columns_kernel<true> : copy_columns_kernel<false>)<<<blocks_for(total, block_threads * (vector ? 4 : 1)), block_threads, 0,
-                                                                      native(stream)>>>(total, args.columns, x_width, args.x_column, y_width,
-                                                                                        args.y_column, args.accumulate, args.x.as<float>(),
-                                                                                        args.y.as<float>());
+  (vector ? copy_columns_kernel<true>
+          : copy_columns_kernel<false>)<<<blocks_for(total, block_threads * (vector ? 4 : 1)), block_threads, 0, native(stream)>>>(
+      total, args.columns, x_width, args.x_column, y_width, args.y_column, args.accumulate, args.x.as<float>(), args.y.as<float>());
   check_launch("copy_columns");
 }
 

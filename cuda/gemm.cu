@@ -1,7 +1,5 @@
-// Matrix products through cuBLASLt. 2 m n k FLOPs over 4 (m k + k n + m n) bytes (half for bf16 operands): bound by arithmetic for large extents,
-// by reading the weight when m is small. A row-major product is the column-major product of the transposes: c^T = op(b)^T op(a)^T.
-#include "cuda/gemm.h"
-
+// Matrix products through cuBLASLt. 2 m n k FLOPs over 4 (m k + k n + m n) bytes (half for bf16 operands): bound by arithmetic for large
+// extents, by reading the weight when m is small. A row-major product is the column-major product of the transposes: c^T = op(b)^T op(a)^T.
 #include <cublasLt.h>
 
 #include <array>
@@ -11,6 +9,7 @@
 #include <utility>
 
 #include "cuda/device.h"
+#include "cuda/gemm.h"
 #include "cuda/launch.cuh"
 
 namespace expctr::cuda {
@@ -24,7 +23,8 @@ void check(cublasStatus_t status, const char* expression) {
   throw Error(text, "an earlier kernel fault on this stream, or an unsupported device");
 }
 
-template <class Handle, cublasStatus_t (*Destroy)(Handle)> struct Owned {
+template <class Handle, cublasStatus_t (*Destroy)(Handle)>
+struct Owned {
   Handle handle = nullptr;
   Owned() = default;
   Owned(const Owned&) = delete;
@@ -74,7 +74,8 @@ char* workspace_of(Library& lib, int device, Stream stream) {
 }
 
 std::uint32_t alignment_of(const void* pointer, std::int64_t row_bytes, std::int64_t batch_bytes) {
-  const std::uint64_t bits = reinterpret_cast<std::uintptr_t>(pointer) | static_cast<std::uint64_t>(row_bytes) | static_cast<std::uint64_t>(batch_bytes);
+  const std::uint64_t bits =
+      reinterpret_cast<std::uintptr_t>(pointer) | static_cast<std::uint64_t>(row_bytes) | static_cast<std::uint64_t>(batch_bytes);
   std::uint32_t alignment = 1;
   while (alignment < 256 && (bits & alignment) == 0) alignment *= 2;
   return alignment;
@@ -87,19 +88,23 @@ void make_layout(Layout& layout, cudaDataType type, std::int64_t rows, std::int6
   const std::int32_t count = static_cast<std::int32_t>(p.batches);
   const std::int64_t offset = rows * columns;
   check(cublasLtMatrixLayoutSetAttribute(layout.handle, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count), "batch count");
-  check(cublasLtMatrixLayoutSetAttribute(layout.handle, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &offset, sizeof offset), "batch offset");
+  check(cublasLtMatrixLayoutSetAttribute(layout.handle, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &offset, sizeof offset),
+        "batch offset");
 }
 
-template <class T> void describe(const Description& description, cublasLtMatmulDescAttributes_t attribute, const T& value) {
+template <class T>
+void describe(const Description& description, cublasLtMatmulDescAttributes_t attribute, const T& value) {
   check(cublasLtMatmulDescSetAttribute(description.handle, attribute, &value, sizeof value), "cublasLtMatmulDescSetAttribute");
 }
 
-template <class T> void prefer(const Preference& preference, cublasLtMatmulPreferenceAttributes_t attribute, const T& value) {
+template <class T>
+void prefer(const Preference& preference, cublasLtMatmulPreferenceAttributes_t attribute, const T& value) {
   check(cublasLtMatmulPreferenceSetAttribute(preference.handle, attribute, &value, sizeof value), "cublasLtMatmulPreferenceSetAttribute");
 }
 
 /// c = beta c + bias: the product when k is 0.
-__global__ void __launch_bounds__(block_threads) empty_product_kernel(float* c, const float* bias, float beta, std::int64_t elements, std::int64_t n) {
+__global__ void __launch_bounds__(block_threads)
+    empty_product_kernel(float* c, const float* bias, float beta, std::int64_t elements, std::int64_t n) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
   if (i < elements) c[i] = (beta == 0 ? 0.0f : beta * c[i]) + (bias == nullptr ? 0.0f : bias[i % n]);
 }
@@ -158,8 +163,20 @@ void gemm(const Gemm& p, Stream stream) {
     const int device = current_device();
     handle = handle_of(lib, device);
     workspace = workspace_of(lib, device, stream);
-    const AlgorithmKey key = {device,    p.m,      p.n,      p.k,     p.transpose_a * 2 + p.transpose_b, bf16,    p.batches,
-                              a_stride, b_stride, p.beta != 0, p.bias != nullptr, align_a, align_b, align_c};
+    const AlgorithmKey key = {device,
+                              p.m,
+                              p.n,
+                              p.k,
+                              p.transpose_a * 2 + p.transpose_b,
+                              bf16,
+                              p.batches,
+                              a_stride,
+                              b_stride,
+                              p.beta != 0,
+                              p.bias != nullptr,
+                              align_a,
+                              align_b,
+                              align_c};
     const auto found = lib.algorithms.find(key);
     if (found != lib.algorithms.end()) {
       algorithm = found->second;
@@ -176,7 +193,8 @@ void gemm(const Gemm& p, Stream stream) {
       prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, align_c);
       cublasLtMatmulHeuristicResult_t result{};
       int results = 0;
-      check(cublasLtMatmulAlgoGetHeuristic(handle, description.handle, b.handle, a.handle, c.handle, c.handle, preference.handle, 1, &result, &results),
+      check(cublasLtMatmulAlgoGetHeuristic(handle, description.handle, b.handle, a.handle, c.handle, c.handle, preference.handle, 1,
+                                           &result, &results),
             "cublasLtMatmulAlgoGetHeuristic");
       if (results == 0)
         throw Error("cuda: cuBLASLt has no algorithm for a product of [" + std::to_string(p.m) + ", " + std::to_string(p.k) + "] and [" +
@@ -186,8 +204,8 @@ void gemm(const Gemm& p, Stream stream) {
       lib.algorithms.emplace(key, algorithm);
     }
   }
-  check(cublasLtMatmul(handle, description.handle, &p.alpha, p.b, b.handle, p.a, a.handle, &p.beta, p.c, c.handle, p.c, c.handle, &algorithm, workspace,
-                       workspace_bytes, native(stream)),
+  check(cublasLtMatmul(handle, description.handle, &p.alpha, p.b, b.handle, p.a, a.handle, &p.beta, p.c, c.handle, p.c, c.handle,
+                       &algorithm, workspace, workspace_bytes, native(stream)),
         "cublasLtMatmul");
 }
 

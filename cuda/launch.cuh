@@ -17,10 +17,10 @@ namespace expctr::cuda {
 [[noreturn]] void fail(cudaError_t status, const char* expression, const char* file, int line);
 
 // A macro because the message shows the expression.
-#define EXPCTR_CUDA_CHECK(expression)                                                                              \
-  do {                                                                                                             \
-    const cudaError_t expctr_status = (expression);                                                                \
-    if (expctr_status != cudaSuccess) ::expctr::cuda::fail(expctr_status, #expression, __FILE__, __LINE__);        \
+#define EXPCTR_CUDA_CHECK(expression)                                                                       \
+  do {                                                                                                      \
+    const cudaError_t expctr_status = (expression);                                                         \
+    if (expctr_status != cudaSuccess) ::expctr::cuda::fail(expctr_status, #expression, __FILE__, __LINE__); \
   } while (false)
 
 inline cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }

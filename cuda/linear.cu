@@ -1,15 +1,15 @@
-// Products with frozen weights. Packed: the exact dequantised values as f32 (mode f32) or rounded to bf16 (mode bf16), [outputs, inputs], so that products are
-// plain cuBLASLt calls: 2 rows inputs outputs FLOPs; with few rows bound by reading the weight (4 or 2 bytes an element), with many by arithmetic.
-// bf16 mode rounds the other operand to bf16 too, in pieces that fit the stream's staging memory, and accumulates in float32.
-// Head and cross-entropy: logits of up to 2048 rows and 8192 classes at a time in scratch (64 MiB at most, whatever the vocabulary), each tile a
-// product, then one pass that folds it into running sums a row. 2 rows inputs outputs FLOPs forward, twice that backward (the logits are computed
-// again); the passes over a tile move 4 to 12 bytes a logit. Bound by arithmetic, with few rows by reading the weight.
-#include "base/kernels/linear.h"
-
+// Products with frozen weights. Packed: the exact dequantised values as f32 (mode f32) or rounded to bf16 (mode bf16), [outputs, inputs],
+// so that products are plain cuBLASLt calls: 2 rows inputs outputs FLOPs; with few rows bound by reading the weight (4 or 2 bytes an
+// element), with many by arithmetic. bf16 mode rounds the other operand to bf16 too, in pieces that fit the stream's staging memory, and
+// accumulates in float32. Head and cross-entropy: logits of up to 2048 rows and 8192 classes at a time in scratch (64 MiB at most, whatever
+// the vocabulary), each tile a product, then one pass that folds it into running sums a row. 2 rows inputs outputs FLOPs forward, twice
+// that backward (the logits are computed again); the passes over a tile move 4 to 12 bytes a logit. Bound by arithmetic, with few rows by
+// reading the weight.
 #include <algorithm>
 
 #include "base/blocks.h"
 #include "base/kernels/elementwise.h"
+#include "base/kernels/linear.h"
 #include "cuda/gemm.h"
 #include "cuda/online_softmax.cuh"
 #include "cuda/rows.cuh"
@@ -62,7 +62,7 @@ void check_mode(const char* kernel, const PackedWeight& weight, const View& inpu
 
 constexpr std::int64_t most_rows = 2048, most_classes = 8192;
 
-/// Running sums of a row over the tiles visited so far.
+/// Running sums of a row over the tiles visited so far. target_logit is NaN until its tile comes, so a target that is no class shows.
 struct RowState {
   float maximum, sum, weighted, target_logit;
 };
@@ -89,7 +89,8 @@ Tile tile_of(const PackedWeight& weight, const View& x, bool backward) {
   return tile;
 }
 
-/// A block a row: folds the tile's logits [rows, classes] of classes first .. first + classes - 1 into the row's state, and finishes after the last tile.
+/// A block a row: folds the tile's logits [rows, classes] of classes first .. first + classes - 1 into the row's state, and finishes after
+/// the last tile.
 __global__ void __launch_bounds__(block_threads)
     fold_kernel(std::int64_t classes, std::int64_t first, bool last, const float* logits, const std::int32_t* targets, RowState* states,
                 float* log_probability, float* log_sum_exp, float* entropy) {
@@ -99,14 +100,15 @@ __global__ void __launch_bounds__(block_threads)
   const std::int32_t target = targets[row];
   logits += row * classes;
   OnlineSum sums;
-  visit_row<256>(lane, classes, [&](std::int64_t, float logit) { sums.add(logit); }, logits);
+  visit_row<256>(
+      lane, classes, [&](std::int64_t, float logit) { sums.add(logit); }, logits);
   const float most = group_reduce<256, true>(sums.maximum, shared);
   OnlineSum tile;
   tile.maximum = most;
   tile.sum = group_reduce<256>(sums.sum_at(most), shared);
   tile.weighted = group_reduce<256>(sums.weighted_at(most), shared);
   if (lane != 0) return;
-  RowState state = first == 0 ? RowState{-INFINITY, 0, 0, 0} : states[row];
+  RowState state = first == 0 ? RowState{-INFINITY, 0, 0, NAN} : states[row];
   if (target >= first && target < first + classes) state.target_logit = logits[target - first];
   OnlineSum total;
   total.maximum = state.maximum;
@@ -132,8 +134,8 @@ __device__ __forceinline__ void store(std::uint16_t* to, std::int64_t i, float v
 /// dlogits = dlog_probability (onehot - softmax) / temperature; in place when both are f32.
 template <class T>
 __global__ void __launch_bounds__(block_threads)
-    dlogits_kernel(std::int64_t total, std::int64_t classes, std::int64_t first, float inverse_temperature, const float* logits, const std::int32_t* targets,
-                   const float* log_sum_exp, const float* dlog_probability, T* dlogits) {
+    dlogits_kernel(std::int64_t total, std::int64_t classes, std::int64_t first, float inverse_temperature, const float* logits,
+                   const std::int32_t* targets, const float* log_sum_exp, const float* dlog_probability, T* dlogits) {
   const std::int64_t start = static_cast<std::int64_t>(blockIdx.x) * (4 * block_threads) + threadIdx.x;
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
@@ -149,13 +151,15 @@ __global__ void __launch_bounds__(block_threads)
 void check(const char* kernel, const PackedWeight& weight, double temperature) {
   if (weight.mode == ComputeMode::int8)
     throw Error(std::string("cuda: ") + kernel + ": int8 products exist on the CPU only", "choose llm.compute: bf16");
-  if (!(temperature > 0)) throw Error(std::string("cuda: ") + kernel + ": temperature " + std::to_string(temperature), "temperature must be positive");
+  if (!(temperature > 0))
+    throw Error(std::string("cuda: ") + kernel + ": temperature " + std::to_string(temperature), "temperature must be positive");
 }
 
 /// What the two passes share: the rows of a tile, their inputs as the product wants them, and logits of one tile of classes.
 class TileRows {
  public:
-  TileRows(const PackedWeight& weight, double temperature, const View& x, std::int64_t begin, const Tile& tile, char* scratch, Stream stream)
+  TileRows(const PackedWeight& weight, double temperature, const View& x, std::int64_t begin, const Tile& tile, char* scratch,
+           Stream stream)
       : weight_(weight), temperature_(temperature), stream_(stream), count_(std::min(tile.rows, x.rows() - begin)) {
     const float* rows = x.as<float>() + begin * x.width();
     logits_ = reinterpret_cast<float*>(scratch + tile.state_bytes);
@@ -207,12 +211,14 @@ std::size_t packed_weight_bytes(std::int64_t outputs, std::int64_t inputs, DType
   return static_cast<std::size_t>(outputs * inputs) * (mode == ComputeMode::bf16 ? 2 : 4);
 }
 
-template <> void run(const PackWeight& args, Stream stream) {
+template <>
+void run(const PackWeight& args, Stream stream) {
   check_mode("pack_weight", args.packed, View{});
   run(Convert{args.source, as_view(args.packed)}, stream);
 }
 
-template <> void run(const LinearFrozen& args, Stream stream) {
+template <>
+void run(const LinearFrozen& args, Stream stream) {
   require_f32("linear_frozen", {&args.x, &args.bias, &args.y});
   check_mode("linear_frozen", args.weight, args.x);
   const std::int64_t rows = args.x.rows(), piece = rows_at_once(rows, args.weight.inputs, args.weight.mode);
@@ -232,9 +238,13 @@ template <> void run(const LinearFrozen& args, Stream stream) {
   }
 }
 
-template <> std::size_t scratch_bytes(const LinearFrozenBackward&) { return 0; }
+template <>
+std::size_t scratch_bytes(const LinearFrozenBackward&) {
+  return 0;
+}
 
-template <> void run(const LinearFrozenBackward& args, Stream stream) {
+template <>
+void run(const LinearFrozenBackward& args, Stream stream) {
   require_f32("linear_frozen_backward", {&args.dy, &args.dx});
   check_mode("linear_frozen_backward", args.weight, args.dy);
   const std::int64_t rows = args.dy.rows(), piece = rows_at_once(rows, args.weight.outputs, args.weight.mode);
@@ -253,9 +263,13 @@ template <> void run(const LinearFrozenBackward& args, Stream stream) {
   }
 }
 
-template <> std::size_t scratch_bytes(const LinearCrossEntropyForward& args) { return tile_of(args.weight, args.x, false).bytes(); }
+template <>
+std::size_t scratch_bytes(const LinearCrossEntropyForward& args) {
+  return tile_of(args.weight, args.x, false).bytes();
+}
 
-template <> void run(const LinearCrossEntropyForward& args, Stream stream) {
+template <>
+void run(const LinearCrossEntropyForward& args, Stream stream) {
   require_f32("linear_cross_entropy", {&args.x, &args.log_probability, &args.log_sum_exp, &args.entropy});
   require("linear_cross_entropy", DType::i32, {&args.targets});
   check("linear_cross_entropy", args.weight, args.temperature);
@@ -276,9 +290,13 @@ template <> void run(const LinearCrossEntropyForward& args, Stream stream) {
   }
 }
 
-template <> std::size_t scratch_bytes(const LinearCrossEntropyBackward& args) { return tile_of(args.weight, args.x, true).bytes(); }
+template <>
+std::size_t scratch_bytes(const LinearCrossEntropyBackward& args) {
+  return tile_of(args.weight, args.x, true).bytes();
+}
 
-template <> void run(const LinearCrossEntropyBackward& args, Stream stream) {
+template <>
+void run(const LinearCrossEntropyBackward& args, Stream stream) {
   require_f32("linear_cross_entropy_backward", {&args.x, &args.log_sum_exp, &args.dlog_probability, &args.dx});
   require("linear_cross_entropy_backward", DType::i32, {&args.targets});
   check("linear_cross_entropy_backward", args.weight, args.temperature);
@@ -298,11 +316,11 @@ template <> void run(const LinearCrossEntropyBackward& args, Stream stream) {
       void* dlogits = rows.logits();
       if (rows.operands() == DType::bf16) {
         dlogits = scratch + tile.state_bytes + tile.logits_bytes + tile.x_bytes;
-        dlogits_kernel<<<blocks, block_threads, 0, native(stream)>>>(total, classes, first, inverse_temperature, rows.logits(), targets, log_sum_exp,
-                                                                     gradient, static_cast<std::uint16_t*>(dlogits));
+        dlogits_kernel<<<blocks, block_threads, 0, native(stream)>>>(total, classes, first, inverse_temperature, rows.logits(), targets,
+                                                                     log_sum_exp, gradient, static_cast<std::uint16_t*>(dlogits));
       } else {
-        dlogits_kernel<<<blocks, block_threads, 0, native(stream)>>>(total, classes, first, inverse_temperature, rows.logits(), targets, log_sum_exp,
-                                                                     gradient, rows.logits());
+        dlogits_kernel<<<blocks, block_threads, 0, native(stream)>>>(total, classes, first, inverse_temperature, rows.logits(), targets,
+                                                                     log_sum_exp, gradient, rows.logits());
       }
       check_launch("linear_cross_entropy_backward");
       Gemm product;

@@ -1,7 +1,7 @@
-// Losses. Cross-entropy: one pass over a row's logits with a running maximum and sum (4 bytes an element, one exponential each), its gradient 12 bytes an
-// element; the others are elementwise. All bound by memory.
+// Losses. Cross-entropy: one pass over a row's logits with a running maximum and sum (4 bytes an element, one exponential each), its
+// gradient 12 bytes an element; the others are elementwise. All bound by memory. A target that is no class gives NaN: a kernel cannot
+// throw.
 #include "base/kernels/loss.h"
-
 #include "base/scalar_math.h"
 #include "cuda/map.cuh"
 #include "cuda/online_softmax.cuh"
@@ -12,8 +12,9 @@ namespace expctr::cuda {
 namespace {
 
 template <int Lanes>
-__global__ void __launch_bounds__(block_threads) cross_entropy_kernel(std::int64_t rows, std::int64_t classes, const float* logits,
-                                                                      const std::int32_t* targets, float* log_probability, float* log_sum_exp) {
+__global__ void __launch_bounds__(block_threads)
+    cross_entropy_kernel(std::int64_t rows, std::int64_t classes, const float* logits, const std::int32_t* targets, float* log_probability,
+                         float* log_sum_exp) {
   __shared__ float shared[8];
   const std::int64_t row = Lanes == 32 ? static_cast<std::int64_t>(blockIdx.x) * (block_threads / 32) + threadIdx.x / 32 : blockIdx.x;
   const int lane = static_cast<int>(threadIdx.x) % Lanes;
@@ -21,20 +22,21 @@ __global__ void __launch_bounds__(block_threads) cross_entropy_kernel(std::int64
   const std::int32_t target = targets[row];
   OnlineSum sum;
   logits += row * classes;
-  visit_row<Lanes>(lane, classes, [&](std::int64_t, float logit) { sum.add(logit); }, logits);
+  visit_row<Lanes>(
+      lane, classes, [&](std::int64_t, float logit) { sum.add(logit); }, logits);
   const float most = group_reduce<Lanes, true>(sum.maximum, shared);
   const float total = group_reduce<Lanes>(sum.sum_at(most), shared);
   if (lane == 0) {
     const float log_sum = most + logf(total);
     log_sum_exp[row] = log_sum;
-    log_probability[row] = target < 0 ? 0.0f : logits[target] - log_sum;
+    log_probability[row] = target < 0 ? 0.0f : target < classes ? logits[target] - log_sum : NAN;
   }
 }
 
 template <int Lanes>
 __global__ void __launch_bounds__(block_threads)
-    cross_entropy_backward_kernel(std::int64_t rows, std::int64_t classes, const float* logits, const std::int32_t* targets, const float* log_sum_exp,
-                                  const float* dlog_probability, float* dlogits) {
+    cross_entropy_backward_kernel(std::int64_t rows, std::int64_t classes, const float* logits, const std::int32_t* targets,
+                                  const float* log_sum_exp, const float* dlog_probability, float* dlogits) {
   const std::int64_t row = Lanes == 32 ? static_cast<std::int64_t>(blockIdx.x) * (block_threads / 32) + threadIdx.x / 32 : blockIdx.x;
   const int lane = static_cast<int>(threadIdx.x) % Lanes;
   if (row >= rows) return;
@@ -103,66 +105,78 @@ struct ValueGradient {
 
 }  // namespace
 
-template <> void run(const CrossEntropyForward& args, Stream stream) {
+template <>
+void run(const CrossEntropyForward& args, Stream stream) {
   require_f32("cross_entropy", {&args.logits, &args.log_probability, &args.log_sum_exp});
   require("cross_entropy", DType::i32, {&args.targets});
   const std::int64_t rows = args.logits.rows(), classes = args.logits.width();
   dispatch_rows(rows, classes, [&](auto lanes, unsigned blocks) {
-    cross_entropy_kernel<decltype(lanes)::value><<<blocks, block_threads, 0, native(stream)>>>(
-        rows, classes, args.logits.as<float>(), args.targets.as<std::int32_t>(), args.log_probability.as<float>(), args.log_sum_exp.as<float>());
+    cross_entropy_kernel<decltype(lanes)::value>
+        <<<blocks, block_threads, 0, native(stream)>>>(rows, classes, args.logits.as<float>(), args.targets.as<std::int32_t>(),
+                                                       args.log_probability.as<float>(), args.log_sum_exp.as<float>());
   });
   check_launch("cross_entropy");
 }
 
-template <> void run(const CrossEntropyBackward& args, Stream stream) {
+template <>
+void run(const CrossEntropyBackward& args, Stream stream) {
   require_f32("cross_entropy_backward", {&args.logits, &args.log_sum_exp, &args.dlog_probability, &args.dlogits});
   require("cross_entropy_backward", DType::i32, {&args.targets});
   const std::int64_t rows = args.logits.rows(), classes = args.logits.width();
   dispatch_rows(rows, classes, [&](auto lanes, unsigned blocks) {
     cross_entropy_backward_kernel<decltype(lanes)::value><<<blocks, block_threads, 0, native(stream)>>>(
-        rows, classes, args.logits.as<float>(), args.targets.as<std::int32_t>(), args.log_sum_exp.as<float>(), args.dlog_probability.as<float>(),
-        args.dlogits.as<float>());
+        rows, classes, args.logits.as<float>(), args.targets.as<std::int32_t>(), args.log_sum_exp.as<float>(),
+        args.dlog_probability.as<float>(), args.dlogits.as<float>());
   });
   check_launch("cross_entropy_backward");
 }
 
-template <> void run(const BceForward& args, Stream stream) {
+template <>
+void run(const BceForward& args, Stream stream) {
   require_f32("bce", {&args.logits, &args.labels, &args.loss});
   map<2, 1>("bce", Bce{}, args.loss.size(), {{args.logits.as<float>(), args.labels.as<float>()}}, {{args.loss.as<float>()}}, stream);
 }
 
-template <> void run(const BceBackward& args, Stream stream) {
+template <>
+void run(const BceBackward& args, Stream stream) {
   require_f32("bce_backward", {&args.logits, &args.labels, &args.dloss, &args.dlogits});
   map<4, 1>("bce_backward", BceGradient{}, args.dlogits.size(),
-            {{args.logits.as<float>(), args.labels.as<float>(), args.dloss.as<float>(), args.dlogits.as<float>()}}, {{args.dlogits.as<float>()}}, stream);
+            {{args.logits.as<float>(), args.labels.as<float>(), args.dloss.as<float>(), args.dlogits.as<float>()}},
+            {{args.dlogits.as<float>()}}, stream);
 }
 
-template <> void run(const PolicyLossForward& args, Stream stream) {
+template <>
+void run(const PolicyLossForward& args, Stream stream) {
   require_f32("policy_loss", {&args.log_probability, &args.old_log_probability, &args.advantage, &args.loss, &args.clipped});
   map<3, 2>("policy_loss", PolicyLoss{static_cast<float>(args.clip)}, args.loss.size(),
             {{args.log_probability.as<float>(), args.old_log_probability.as<float>(), args.advantage.as<float>()}},
             {{args.loss.as<float>(), args.clipped.as<float>()}}, stream);
 }
 
-template <> void run(const PolicyLossBackward& args, Stream stream) {
-  require_f32("policy_loss_backward", {&args.log_probability, &args.old_log_probability, &args.advantage, &args.dloss, &args.dlog_probability});
+template <>
+void run(const PolicyLossBackward& args, Stream stream) {
+  require_f32("policy_loss_backward",
+              {&args.log_probability, &args.old_log_probability, &args.advantage, &args.dloss, &args.dlog_probability});
   map<5, 1>("policy_loss_backward", PolicyGradient{static_cast<float>(args.clip)}, args.dlog_probability.size(),
             {{args.log_probability.as<float>(), args.old_log_probability.as<float>(), args.advantage.as<float>(), args.dloss.as<float>(),
               args.dlog_probability.as<float>()}},
             {{args.dlog_probability.as<float>()}}, stream);
 }
 
-template <> void run(const ValueLossForward& args, Stream stream) {
+template <>
+void run(const ValueLossForward& args, Stream stream) {
   require_f32("value_loss", {&args.value, &args.old_value, &args.target, &args.loss});
   map<3, 1>("value_loss", ValueLoss{static_cast<float>(args.clip)}, args.loss.size(),
             {{args.value.as<float>(), args.old_value.as<float>(), args.target.as<float>()}}, {{args.loss.as<float>()}}, stream);
 }
 
-template <> void run(const ValueLossBackward& args, Stream stream) {
+template <>
+void run(const ValueLossBackward& args, Stream stream) {
   require_f32("value_loss_backward", {&args.value, &args.old_value, &args.target, &args.dloss, &args.dvalue});
-  map<5, 1>("value_loss_backward", ValueGradient{static_cast<float>(args.clip)}, args.dvalue.size(),
-            {{args.value.as<float>(), args.old_value.as<float>(), args.target.as<float>(), args.dloss.as<float>(), args.dvalue.as<float>()}},
-            {{args.dvalue.as<float>()}}, stream);
+  map<5, 1>(
+      "value_loss_backward", ValueGradient{static_cast<float>(args.clip)}, args.dvalue.size(),
+      {{args.value.as<float>(), args.old_value.as<float>(), args.target.as<float>(), args.dloss.as<float>(), args.dvalue.as<float>()}},
+      {{args.dvalue.as<float>()}}, stream);
 }
 
 }  // namespace expctr::cuda

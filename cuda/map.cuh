@@ -5,13 +5,15 @@
 
 namespace expctr::cuda {
 
-template <class T, int N> struct Pointers {
+template <class T, int N>
+struct Pointers {
   T* at[N];
 };
 
 /// f(in, out) with `const float (&in)[IN]`, `float (&out)[OUT]`. Vector: 16-byte accesses, all pointers 16-byte aligned.
 template <int IN, int OUT, bool Vector, class F>
-__global__ void __launch_bounds__(block_threads) map_kernel(F f, std::int64_t n, Pointers<const float, IN> inputs, Pointers<float, OUT> outputs) {
+__global__ void __launch_bounds__(block_threads)
+    map_kernel(F f, std::int64_t n, Pointers<const float, IN> inputs, Pointers<float, OUT> outputs) {
   const std::int64_t block_start = static_cast<std::int64_t>(blockIdx.x) * (4 * block_threads);
   if (Vector) {
     const std::int64_t i = block_start + threadIdx.x * 4;

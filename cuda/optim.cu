@@ -1,9 +1,8 @@
 // AdamW over all tensors in one launch: the table of tensors travels by value in the kernel's parameters, up to 480 tensors a launch.
 // Reads parameter, gradient and both moments and writes three of them: 28 bytes an element, about 15 FLOPs; bound by memory.
-#include "base/kernels/optim.h"
-
 #include <cmath>
 
+#include "base/kernels/optim.h"
 #include "cuda/launch.cuh"
 
 namespace expctr::cuda {
@@ -22,12 +21,12 @@ struct AdamTable {
 };
 
 struct AdamStep {
-  float decay;            ///< learning rate x decay
-  float beta1, rest1;     ///< rest = 1 - beta, rounded once: 1.0f - 0.999f would be off by 1e-5 of itself
+  float decay;         ///< learning rate x decay
+  float beta1, rest1;  ///< rest = 1 - beta, rounded once: 1.0f - 0.999f would be off by 1e-5 of itself
   float beta2, rest2;
   float gradient_scale;
   float step_size;        ///< learning rate / (1 - beta1^t)
-  float deviation_scale; ///< 1 / sqrt(1 - beta2^t)
+  float deviation_scale;  ///< 1 / sqrt(1 - beta2^t)
   float epsilon;
 
   __device__ __forceinline__ void apply(float& p, float g, float& m, float& v) const {
@@ -65,7 +64,8 @@ __global__ void __launch_bounds__(block_threads) adamw_kernel(const __grid_const
 
 }  // namespace
 
-template <> void run(const AdamW& args, Stream stream) {
+template <>
+void run(const AdamW& args, Stream stream) {
   if (args.step < 1) throw Error("cuda: adamw: step " + std::to_string(args.step) + " is below 1", "count steps from 1");
   const double t = static_cast<double>(args.step);
   const AdamStep step{static_cast<float>(args.learning_rate * args.weight_decay),

@@ -1,8 +1,7 @@
 // Reductions: sums of an axis and their gradients, means of segments, the squared norm of many tensors.
-// One read of x (4 bytes a term), a FLOP or two a term: bound by memory. Sums run in the fixed order of cuda/reduction.cuh; the squared norm adds in
-// double, threads of a piece first, then the pieces in ascending order.
+// One read of x (4 bytes a term), a FLOP or two a term: bound by memory. Sums run in the fixed order of cuda/reduction.cuh; the squared
+// norm adds in double, threads of a piece first, then the pieces in ascending order.
 #include "base/kernels/reduce.h"
-
 #include "cuda/reduction.cuh"
 #include "cuda/rows.cuh"
 
@@ -70,8 +69,9 @@ __global__ void __launch_bounds__(block_threads) segment_mean_backward_kernel(st
     (offsets[middle] <= row ? low : high) = middle;
   }
   const float share = 1.0f / static_cast<float>(offsets[low + 1] - offsets[low]);
-  map_row<32>(static_cast<int>(threadIdx.x % 32), width, dx + row * width,
-              [share](std::int64_t, float old, float gradient) { return old + gradient * share; }, dx + row * width, dy + low * width);
+  map_row<32>(
+      static_cast<int>(threadIdx.x % 32), width, dx + row * width,
+      [share](std::int64_t, float old, float gradient) { return old + gradient * share; }, dx + row * width, dy + low * width);
 }
 
 /// Tensors that one launch reads, by value: up to 128 of them in 3 KiB of parameters.
@@ -100,7 +100,8 @@ __global__ void __launch_bounds__(block_threads) squared_norm_kernel(const __gri
     for (std::int64_t i = begin + threadIdx.x * 4; i < end; i += 4 * block_threads) {
       if (i + 4 <= end) {
         const float4 v = *reinterpret_cast<const float4*>(x + i);
-        sum += static_cast<double>(v.x) * v.x + static_cast<double>(v.y) * v.y + static_cast<double>(v.z) * v.z + static_cast<double>(v.w) * v.w;
+        sum += static_cast<double>(v.x) * v.x + static_cast<double>(v.y) * v.y + static_cast<double>(v.z) * v.z +
+               static_cast<double>(v.w) * v.w;
       } else {
         for (std::int64_t j = i; j < end; ++j) sum += static_cast<double>(x[j]) * x[j];
       }
@@ -140,9 +141,13 @@ std::int64_t norm_pieces(const SquaredNorm& args) {
 
 }  // namespace
 
-template <> std::size_t scratch_bytes(const SumForward& args) { return plan_reduction(args.y.size(), args.x.shape[1]).bytes(1); }
+template <>
+std::size_t scratch_bytes(const SumForward& args) {
+  return plan_reduction(args.y.size(), args.x.shape[1]).bytes(1);
+}
 
-template <> void run(const SumForward& args, Stream stream) {
+template <>
+void run(const SumForward& args, Stream stream) {
   require_f32("sum", {&args.x, &args.y});
   check_axis("sum", args.x, args.y);
   require_scratch("sum", args.scratch, scratch_bytes(args));
@@ -155,19 +160,21 @@ template <> void run(const SumForward& args, Stream stream) {
     reduce<1, false>("sum", plan, term, store, args.scratch.data, stream);
 }
 
-template <> void run(const SumBackward& args, Stream stream) {
+template <>
+void run(const SumBackward& args, Stream stream) {
   require_f32("sum_backward", {&args.dy, &args.dx});
   check_axis("sum_backward", args.dx, args.dy);
   const std::int64_t total = args.dx.size(), n = args.dx.shape[1], inner = args.dx.shape[2];
   if (total == 0) return;
   const bool vector = inner % 4 == 0 && aligned16(args.dy.data) && aligned16(args.dx.data);
-  (vector ? sum_backward_kernel<true> : sum_backward_kernel<false>)<<<blocks_for(total, block_threads * (vector ? 4 : 1)), block_threads, 0,
-                                                                      native(stream)>>>(static_cast<float>(args.scale), total, n, inner,
-                                                                                        args.dy.as<float>(), args.dx.as<float>());
+  (vector ? sum_backward_kernel<true>
+          : sum_backward_kernel<false>)<<<blocks_for(total, block_threads * (vector ? 4 : 1)), block_threads, 0, native(stream)>>>(
+      static_cast<float>(args.scale), total, n, inner, args.dy.as<float>(), args.dx.as<float>());
   check_launch("sum_backward");
 }
 
-template <> void run(const SegmentMeanForward& args, Stream stream) {
+template <>
+void run(const SegmentMeanForward& args, Stream stream) {
   require_f32("segment_mean", {&args.x, &args.y});
   require("segment_mean", DType::i32, {&args.offsets});
   const std::int64_t segments = args.y.rows(), width = args.y.width();
@@ -177,7 +184,8 @@ template <> void run(const SegmentMeanForward& args, Stream stream) {
   check_launch("segment_mean");
 }
 
-template <> void run(const SegmentMeanBackward& args, Stream stream) {
+template <>
+void run(const SegmentMeanBackward& args, Stream stream) {
   require_f32("segment_mean_backward", {&args.dy, &args.dx});
   require("segment_mean_backward", DType::i32, {&args.offsets});
   const std::int64_t rows = args.dx.rows(), width = args.dx.width();
@@ -187,9 +195,13 @@ template <> void run(const SegmentMeanBackward& args, Stream stream) {
   check_launch("segment_mean_backward");
 }
 
-template <> std::size_t scratch_bytes(const SquaredNorm& args) { return static_cast<std::size_t>(norm_pieces(args)) * sizeof(double); }
+template <>
+std::size_t scratch_bytes(const SquaredNorm& args) {
+  return static_cast<std::size_t>(norm_pieces(args)) * sizeof(double);
+}
 
-template <> void run(const SquaredNorm& args, Stream stream) {
+template <>
+void run(const SquaredNorm& args, Stream stream) {
   require("squared_norm", DType::f64, {&args.total});
   for (int i = 0; i < args.count; ++i) require_f32("squared_norm", {&args.tensors[i]});
   require_scratch("squared_norm", args.scratch, scratch_bytes(args));

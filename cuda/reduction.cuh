@@ -27,14 +27,15 @@ inline ReductionPlan plan_reduction(std::int64_t outputs, std::int64_t reduced) 
   return plan;
 }
 
-/// partials[v][chunk][output]. value(output, r, sums) adds its terms to `float (&sums)[V]`. InnerReduced: neighbouring threads take neighbouring r,
-/// else neighbouring outputs, so that either way neighbouring threads read neighbouring addresses.
+/// partials[v][chunk][output]. value(output, r, sums) adds its terms to `float (&sums)[V]`. InnerReduced: neighbouring threads take
+/// neighbouring r, else neighbouring outputs, so that either way neighbouring threads read neighbouring addresses.
 template <int V, int Lanes, bool InnerReduced, class Value>
 __global__ void __launch_bounds__(block_threads)
     partial_sums_kernel(Value value, std::int64_t outputs, std::int64_t reduced, std::int64_t chunk, float* partials) {
   constexpr int per_block = block_threads / Lanes;
   __shared__ float shared[V][Lanes][per_block];
-  const int thread = threadIdx.x, lane = InnerReduced ? thread % Lanes : thread / per_block, slot = InnerReduced ? thread / Lanes : thread % per_block;
+  const int thread = threadIdx.x, lane = InnerReduced ? thread % Lanes : thread / per_block,
+            slot = InnerReduced ? thread / Lanes : thread % per_block;
   const std::int64_t output = static_cast<std::int64_t>(blockIdx.x) * per_block + slot, begin = blockIdx.y * chunk,
                      end = begin + chunk < reduced ? begin + chunk : reduced;
   float sums[V] = {};
@@ -58,7 +59,8 @@ __global__ void __launch_bounds__(block_threads)
 }
 
 template <int V, class Store>
-__global__ void __launch_bounds__(block_threads) finish_sums_kernel(Store store, std::int64_t outputs, std::int64_t chunks, const float* partials) {
+__global__ void __launch_bounds__(block_threads)
+    finish_sums_kernel(Store store, std::int64_t outputs, std::int64_t chunks, const float* partials) {
   const std::int64_t output = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
   if (output >= outputs) return;
   float sums[V];
@@ -79,11 +81,14 @@ void reduce(const char* name, const ReductionPlan& plan, Value value, Store stor
   float* partials = static_cast<float*>(scratch);
   const dim3 grid(blocks_for(plan.outputs * (plan.wide ? 256 : 32), block_threads), static_cast<unsigned>(plan.chunks));
   if (plan.wide)
-    partial_sums_kernel<V, 256, InnerReduced><<<grid, block_threads, 0, native(stream)>>>(value, plan.outputs, plan.reduced, plan.chunk, partials);
+    partial_sums_kernel<V, 256, InnerReduced>
+        <<<grid, block_threads, 0, native(stream)>>>(value, plan.outputs, plan.reduced, plan.chunk, partials);
   else
-    partial_sums_kernel<V, 32, InnerReduced><<<grid, block_threads, 0, native(stream)>>>(value, plan.outputs, plan.reduced, plan.chunk, partials);
+    partial_sums_kernel<V, 32, InnerReduced>
+        <<<grid, block_threads, 0, native(stream)>>>(value, plan.outputs, plan.reduced, plan.chunk, partials);
   check_launch(name);
-  finish_sums_kernel<V><<<blocks_for(plan.outputs, block_threads), block_threads, 0, native(stream)>>>(store, plan.outputs, plan.chunks, partials);
+  finish_sums_kernel<V>
+      <<<blocks_for(plan.outputs, block_threads), block_threads, 0, native(stream)>>>(store, plan.outputs, plan.chunks, partials);
   check_launch(name);
 }
 

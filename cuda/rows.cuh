@@ -1,4 +1,5 @@
-// Rows handled by a group of threads (a warp, or a block of 256): loops over columns with 16-byte accesses, and sums that every lane receives.
+// Rows handled by a group of threads (a warp, or a block of 256): loops over columns with 16-byte accesses, and sums that every lane
+// receives.
 #pragma once
 
 #include "cuda/launch.cuh"
@@ -6,7 +7,8 @@
 namespace expctr::cuda {
 
 /// Sum (or maximum) over the lanes of the group, the same bits in every lane. `shared` holds 8 floats when Lanes is 256.
-template <int Lanes, bool Maximum = false> __device__ __forceinline__ float group_reduce(float value, float* shared) {
+template <int Lanes, bool Maximum = false>
+__device__ __forceinline__ float group_reduce(float value, float* shared) {
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) {
     const float other = __shfl_xor_sync(0xFFFFFFFFu, value, offset);
@@ -23,7 +25,8 @@ template <int Lanes, bool Maximum = false> __device__ __forceinline__ float grou
 }
 
 /// f(column, values...) for this lane's columns of the rows that start at `pointers`.
-template <int Lanes, class F, class... P> __device__ __forceinline__ void visit_row(int lane, std::int64_t width, F f, const P*... pointers) {
+template <int Lanes, class F, class... P>
+__device__ __forceinline__ void visit_row(int lane, std::int64_t width, F f, const P*... pointers) {
   if (width % 4 == 0 && (aligned16(pointers) && ...)) {
     for (std::int64_t c = 4 * lane; c < width; c += 4 * Lanes) {
       [&](const auto... q) {
@@ -39,7 +42,8 @@ template <int Lanes, class F, class... P> __device__ __forceinline__ void visit_
 }
 
 /// y[column] = f(column, values...).
-template <int Lanes, class F, class... P> __device__ __forceinline__ void map_row(int lane, std::int64_t width, float* y, F f, const P*... pointers) {
+template <int Lanes, class F, class... P>
+__device__ __forceinline__ void map_row(int lane, std::int64_t width, float* y, F f, const P*... pointers) {
   if (width % 4 == 0 && aligned16(y) && (aligned16(pointers) && ...)) {
     for (std::int64_t c = 4 * lane; c < width; c += 4 * Lanes) {
       [&](const auto... q) {
@@ -55,7 +59,8 @@ template <int Lanes, class F, class... P> __device__ __forceinline__ void map_ro
 constexpr std::int64_t warp_row_width = 1024;
 
 /// Calls launch(integral constant Lanes, blocks) with the group size for the width.
-template <class Launch> void dispatch_rows(std::int64_t rows, std::int64_t width, Launch launch) {
+template <class Launch>
+void dispatch_rows(std::int64_t rows, std::int64_t width, Launch launch) {
   if (rows == 0) return;
   if (width <= warp_row_width)
     launch(std::integral_constant<int, 32>{}, blocks_for(rows, block_threads / 32));

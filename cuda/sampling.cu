@@ -1,10 +1,9 @@
-// Sampling, a block of 1024 threads a row, without sorting. Probabilities are integers of 2^-40 relative to the largest, so that sums of any order agree
-// to the last bit: top-k and top-p are radix selects over the order-preserving bits of the logits (4 passes, with counts or masses in the
-// histogram), and the token is found by an integer prefix sum in order of id. The row (4 bytes a class) is read from cache 3 to 15 times, one
-// exponential each; bound by the exponentials and by having one block a row.
-#include "base/kernels/sampling.h"
-
+// Sampling, a block of 1024 threads a row, without sorting. Probabilities are integers of 2^-40 relative to the largest, so that sums of
+// any order agree to the last bit: top-k and top-p are radix selects over the order-preserving bits of the logits (4 passes, with counts or
+// masses in the histogram), and the token is found by an integer prefix sum in order of id. The row (4 bytes a class) is read from cache 3
+// to 15 times, one exponential each; bound by the exponentials and by having one block a row.
 #include "base/blocks.h"
+#include "base/kernels/sampling.h"
 #include "cuda/launch.cuh"
 
 namespace expctr::cuda {
@@ -94,7 +93,8 @@ struct Row {
 };
 
 /// The first id, in order, up to which `weight` sums to more than `target` (there must be one).
-template <class Weight> __device__ int find_in_order(int classes, Weight weight, u64 target, Shared& shared) {
+template <class Weight>
+__device__ int find_in_order(int classes, Weight weight, u64 target, Shared& shared) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, share = (classes + warps - 1) / warps, begin = warp * share,
             end = begin + share < classes ? begin + share : classes;
   u64 sum = 0;
@@ -125,8 +125,10 @@ template <class Weight> __device__ int find_in_order(int classes, Weight weight,
   return shared.found_id;
 }
 
-/// Cuts `kept` to its best classes: the fewest, larger logits and lower ids first, whose weights reach `target` (at least 1, at most all weights).
-template <class Weight> __device__ Kept keep_best(const Row& row, const Kept& kept, Weight weight, u64 target, Shared& shared) {
+/// Cuts `kept` to its best classes: the fewest, larger logits and lower ids first, whose weights reach `target` (at least 1, at most all
+/// weights).
+template <class Weight>
+__device__ Kept keep_best(const Row& row, const Kept& kept, Weight weight, u64 target, Shared& shared) {
   std::uint32_t prefix = 0;
   u64 above = 0;  // weight of the classes whose key is certainly larger
   for (int shift = 24; shift >= 0; shift -= 8) {
@@ -191,8 +193,9 @@ template <class Weight> __device__ Kept keep_best(const Row& row, const Kept& ke
   return {prefix, last};
 }
 
-__global__ void __launch_bounds__(threads, 1) sample_kernel(int classes, float temperature_inverse, bool greedy, double top_p, double min_p, int top_k,
-                                                         const float* all_logits, const float* u, std::int32_t* token, float* log_probability) {
+__global__ void __launch_bounds__(threads, 1)
+    sample_kernel(int classes, float temperature_inverse, bool greedy, double top_p, double min_p, int top_k, const float* all_logits,
+                  const float* u, std::int32_t* token, float* log_probability) {
   __shared__ Shared shared;
   Row row{all_logits + static_cast<std::int64_t>(blockIdx.x) * classes, classes, temperature_inverse, 0.0f};
   u64 best = 0;
@@ -215,7 +218,9 @@ __global__ void __launch_bounds__(threads, 1) sample_kernel(int classes, float t
       u64 candidates = 0;
       for (int id = static_cast<int>(threadIdx.x); id < classes; id += threads) candidates += kept.holds(key_of(row.logits[id]), id);
       candidates = block_sum(candidates, shared);
-      if (static_cast<u64>(top_k) < candidates) kept = keep_best(row, kept, [](int) -> u64 { return 1; }, static_cast<u64>(top_k), shared);
+      if (static_cast<u64>(top_k) < candidates)
+        kept = keep_best(
+            row, kept, [](int) -> u64 { return 1; }, static_cast<u64>(top_k), shared);
     }
     if (top_p < 1.0) {
       u64 all = 0;
@@ -245,16 +250,21 @@ __global__ void __launch_bounds__(threads, 1) sample_kernel(int classes, float t
 
 }  // namespace
 
-template <> std::size_t scratch_bytes(const SampleToken&) { return 0; }
+template <>
+std::size_t scratch_bytes(const SampleToken&) {
+  return 0;
+}
 
-template <> void run(const SampleToken& args, Stream stream) {
+template <>
+void run(const SampleToken& args, Stream stream) {
   require_f32("sample_token", {&args.logits, &args.u, &args.log_probability});
   require("sample_token", DType::i32, {&args.token});
   const std::int64_t rows = args.logits.rows(), classes = args.logits.width();
   if (classes < 1 || classes > (std::int64_t{1} << 23))
     throw ShapeError("cuda: sample_token from " + std::to_string(classes) + " classes", "1 to 2^23 classes");
   if (!(args.temperature >= 0) || !(args.top_p > 0) || args.top_k < 0 || !(args.min_p >= 0 && args.min_p <= 1))
-    throw ShapeError("cuda: sample_token: temperature, top_k, top_p or min_p out of range", "temperature >= 0, top_k >= 0, 0 < top_p <= 1, 0 <= min_p <= 1");
+    throw ShapeError("cuda: sample_token: temperature, top_k, top_p or min_p out of range",
+                     "temperature >= 0, top_k >= 0, 0 < top_p <= 1, 0 <= min_p <= 1");
   if (rows == 0) return;
   const bool greedy = args.temperature == 0;
   sample_kernel<<<blocks_for(rows, 1), threads, 0, native(stream)>>>(

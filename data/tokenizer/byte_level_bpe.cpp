@@ -47,7 +47,8 @@ ByteLevelBpe::ByteLevelBpe(TokenizerParts parts, PreTokenizer pre_tokenizer, con
     const auto& [left, right] = merges[rank];
     const auto left_id = tokens().find(left), right_id = tokens().find(right), id = tokens().find(left + right);
     if (!left_id || !right_id || !id)
-      throw InputError(fmt::format("{}: merge {} ({} and {}) has parts or a result that are no tokens", file, rank, quoted_text(left), quoted_text(right)),
+      throw InputError(fmt::format("{}: merge {} ({} and {}) has parts or a result that are no tokens", file, rank, quoted_text(left),
+                                   quoted_text(right)),
                        "vocabulary and merges do not belong together; fetch or convert the model again");
     merges_.insert(*left_id, *right_id, {static_cast<std::int32_t>(rank), *id});
   }
@@ -75,9 +76,12 @@ void ByteLevelBpe::encode_fragment(std::string_view text, std::vector<std::int32
     symbols.clear();
     for (const char c : piece) {
       const std::int32_t id = byte_ids_[static_cast<unsigned char>(c)];
-      if (id >= 0) symbols.push_back(id);
-      else if (has_replacement_) symbols.insert(symbols.end(), {byte_ids_[0xEF], byte_ids_[0xBF], byte_ids_[0xBD]});
-      else append_unknown(piece, symbols);
+      if (id >= 0)
+        symbols.push_back(id);
+      else if (has_replacement_)
+        symbols.insert(symbols.end(), {byte_ids_[0xEF], byte_ids_[0xBF], byte_ids_[0xBD]});
+      else
+        append_unknown(piece, symbols);
     }
     merger.merge(symbols, merges_);
     ids.insert(ids.end(), symbols.begin(), symbols.end());
@@ -91,8 +95,10 @@ std::string ByteLevelBpe::plain_bytes(std::int32_t id) const {
     const std::size_t length = std::max<std::size_t>(1, utf8_length(text.substr(i)));
     const std::uint32_t character = utf8_code_point(text.substr(i));
     const int byte = character < spelling().byte.size() ? spelling().byte[character] : -1;
-    if (byte >= 0) bytes += static_cast<char>(byte);
-    else bytes += text.substr(i, length);
+    if (byte >= 0)
+      bytes += static_cast<char>(byte);
+    else
+      bytes += text.substr(i, length);
     i += length;
   }
   return bytes;

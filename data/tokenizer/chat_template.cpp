@@ -140,11 +140,13 @@ std::vector<ChatPiece> ChatTemplate::pieces(std::span<const ChatMessage> message
   for (std::size_t i = 0; i < messages.size(); ++i) {
     const std::string& role = messages[i].role;
     if (role != "user" && role != "assistant" && (role != "system" || !family_->has_system))
-      throw InputError(fmt::format("message {} has the role {}, which chats of the family {} do not have", i, quoted_text(role), family_->name),
-                       family_->has_system ? "roles are system, user and assistant"
-                                           : "roles are user and assistant; put instructions into the first user message");
+      throw InputError(
+          fmt::format("message {} has the role {}, which chats of the family {} do not have", i, quoted_text(role), family_->name),
+          family_->has_system ? "roles are system, user and assistant"
+                              : "roles are user and assistant; put instructions into the first user message");
     if (family_->alternates && (role == "user") != (i % 2 == 0))
-      throw InputError(fmt::format("message {} has the role {}; chats of the family {} alternate user, assistant, user, ...", i, quoted_text(role), family_->name),
+      throw InputError(fmt::format("message {} has the role {}; chats of the family {} alternate user, assistant, user, ...", i,
+                                   quoted_text(role), family_->name),
                        "join neighbouring messages of one role");
     add_message(messages[i], false);
   }

@@ -48,9 +48,10 @@ class ChatTemplate {
   std::string render(std::span<const ChatMessage> messages, bool add_generation_prompt) const;
   std::vector<ChatPiece> pieces(std::span<const ChatMessage> messages, bool add_generation_prompt) const;
 
-  /// Ids of the conversation. Control tokens are recognised in the template's own text only: a message that spells one stays text. Neighbouring
-  /// plain text is encoded as a whole, so the ids equal those of the rendered text wherever no content spells a control token.
-  std::vector<std::int32_t> encode_chat(const Tokenizer& tokenizer, std::span<const ChatMessage> messages, bool add_generation_prompt) const;
+  /// Ids of the conversation. Control tokens are recognised in the template's own text only: a message that spells one stays text.
+  /// Neighbouring plain text is encoded as a whole, so the ids equal those of the rendered text wherever no content spells a control token.
+  std::vector<std::int32_t> encode_chat(const Tokenizer& tokenizer, std::span<const ChatMessage> messages,
+                                        bool add_generation_prompt) const;
 
  private:
   ChatTemplate(const ChatFamily* family, std::string bos, std::string eos) : family_(family), bos_(std::move(bos)), eos_(std::move(eos)) {}

@@ -46,7 +46,8 @@ std::vector<std::pair<std::string, std::string>> merges_of(const GgufFile& file)
   for (const std::string& text : file.required_string_array(key("merges"))) {
     const std::size_t blank = text.find(' ', 1);
     if (blank == text.npos || blank + 1 == text.size())
-      throw InputError(fmt::format("{}: merge {} is {}, not two parts with a blank between them", file.path(), merges.size(), quoted_text(text)), hint);
+      throw InputError(
+          fmt::format("{}: merge {} is {}, not two parts with a blank between them", file.path(), merges.size(), quoted_text(text)), hint);
     merges.emplace_back(text.substr(0, blank), text.substr(blank + 1));
   }
   return merges;
@@ -85,7 +86,8 @@ std::shared_ptr<const Tokenizer> tokenizer_from_gguf(const GgufFile& file) {
     ByteLevelBpe::Options options;
     options.ignore_merges = ignores_merges(pre_tokenizer);
     options.add_prefix_space = file.find_bool(key("add_space_prefix")).value_or(false);
-    return std::make_shared<ByteLevelBpe>(std::move(parts), PreTokenizer::named(pre_tokenizer, file.path()), merges_of(file), options, file.path());
+    return std::make_shared<ByteLevelBpe>(std::move(parts), PreTokenizer::named(pre_tokenizer, file.path()), merges_of(file), options,
+                                          file.path());
   }
   if (model == "llama") {
     SentencePiece::Options options;

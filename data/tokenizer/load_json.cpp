@@ -141,8 +141,10 @@ class JsonLoader {
       if (type == "TemplateProcessing") {
         bool after = false;
         for (const json& item : member(step, "single")) {
-          if (const json& special = member(item, "SpecialToken"); special.is_object()) end_token(text_of(member(special, "id")), after);
-          else after = true;
+          if (const json& special = member(item, "SpecialToken"); special.is_object())
+            end_token(text_of(member(special, "id")), after);
+          else
+            after = true;
         }
       } else if (type == "BertProcessing" || type == "RobertaProcessing") {
         for (const char* role : {"cls", "sep"})
@@ -184,7 +186,8 @@ class JsonLoader {
     return result;
   }
 
-  /// The regular expression of a pre-tokeniser step; empty for one that cuts nothing. Steps after ByteLevel see bytes spelled as characters.
+  /// The regular expression of a pre-tokeniser step; empty for one that cuts nothing. Steps after ByteLevel see bytes spelled as
+  /// characters.
   SplitPattern pattern_of(const json& step, bool after_byte_level, ByteLevelBpe::Options& options) const {
     const std::string type = text_of(member(step, "type")), behavior = text_of(member(step, "behavior"));
     if (type == "Digits") {
@@ -232,10 +235,13 @@ class JsonLoader {
     bool replaces_blanks = false;
     for (const json& step : steps(member(document_, "normalizer"), "normalizers")) {
       const std::string type = text_of(member(step, "type"));
-      if (type == "Prepend" && text_of(member(step, "prepend")) == "\u2581") options.add_space_prefix = true;
-      else if (type == "Replace" && text_of(member(member(step, "pattern"), "String")) == " " && text_of(member(step, "content")) == "\u2581")
+      if (type == "Prepend" && text_of(member(step, "prepend")) == "\u2581")
+        options.add_space_prefix = true;
+      else if (type == "Replace" && text_of(member(member(step, "pattern"), "String")) == " " &&
+               text_of(member(step, "content")) == "\u2581")
         replaces_blanks = true;
-      else refuse_step("normalizer", step);
+      else
+        refuse_step("normalizer", step);
     }
     if (!replaces_blanks || !member(document_, "pre_tokenizer").is_null()) {
       if (!replaces_blanks) refuse("BPE that is neither byte-level nor replaces blanks by U+2581 is not supported");
@@ -257,7 +263,8 @@ class JsonLoader {
       options.lower_case = flag(member(step, "lowercase"), true);
       options.strip_accents = flag(member(step, "strip_accents"), options.lower_case);
     }
-    if (text_of(member(member(document_, "pre_tokenizer"), "type")) != "BertPreTokenizer") refuse_step("pre_tokenizer", member(document_, "pre_tokenizer"));
+    if (text_of(member(member(document_, "pre_tokenizer"), "type")) != "BertPreTokenizer")
+      refuse_step("pre_tokenizer", member(document_, "pre_tokenizer"));
     if (const json& longest = member(model, "max_input_chars_per_word"); longest.is_number_unsigned())
       options.longest_word = std::min<std::size_t>(longest.get<std::size_t>(), 10'000);
     std::string inside = text_of(member(model, "continuing_subword_prefix"));
@@ -272,6 +279,8 @@ class JsonLoader {
 
 }  // namespace
 
-std::shared_ptr<const Tokenizer> tokenizer_from_json(const std::filesystem::path& tokenizer_json) { return JsonLoader(tokenizer_json).load(); }
+std::shared_ptr<const Tokenizer> tokenizer_from_json(const std::filesystem::path& tokenizer_json) {
+  return JsonLoader(tokenizer_json).load();
+}
 
 }  // namespace expctr

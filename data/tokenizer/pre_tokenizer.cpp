@@ -116,8 +116,9 @@ class PreTokenizer::Pattern {
       result = pcre2_match(code_.get(), subject, text.size(), at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data, context_.get());
     if (result >= 0) return true;
     if (result == PCRE2_ERROR_NOMATCH) return false;
-    throw InputError(fmt::format("{}: a pattern of the tokeniser gave up (PCRE2 error {}) on {}", file_, result, quoted_text(text.substr(at))),
-                     "the pattern in the file is too costly; use the model's GGUF file");
+    throw InputError(
+        fmt::format("{}: a pattern of the tokeniser gave up (PCRE2 error {}) on {}", file_, result, quoted_text(text.substr(at))),
+        "the pattern in the file is too costly; use the model's GGUF file");
   }
 
   Code code_;

@@ -26,7 +26,8 @@ int spelled_byte(std::string_view text) {
 
 }  // namespace
 
-SentencePiece::SentencePiece(TokenizerParts parts, std::span<const float> scores, Options options) : Tokenizer(std::move(parts)), options_(options) {
+SentencePiece::SentencePiece(TokenizerParts parts, std::span<const float> scores, Options options)
+    : Tokenizer(std::move(parts)), options_(options) {
   index_tokens();
   std::vector<std::int32_t> order;
   for (std::int32_t id = 0; id < tokens().size(); ++id)
@@ -63,7 +64,8 @@ SentencePiece::SentencePiece(TokenizerParts parts, const std::vector<std::pair<s
     const auto& [left, right] = merges[rank];
     const auto left_id = tokens().find(left), right_id = tokens().find(right), id = tokens().find(left + right);
     if (!left_id || !right_id || !id)
-      throw InputError(fmt::format("{}: merge {} ({} and {}) has parts or a result that are no tokens", file, rank, quoted_text(left), quoted_text(right)),
+      throw InputError(fmt::format("{}: merge {} ({} and {}) has parts or a result that are no tokens", file, rank, quoted_text(left),
+                                   quoted_text(right)),
                        "vocabulary and merges do not belong together; fetch the model again");
     merges_.insert(*left_id, *right_id, {static_cast<std::int32_t>(rank), *id});
   }
@@ -99,8 +101,10 @@ void SentencePiece::encode_fragment(std::string_view text, std::vector<std::int3
   spelled.reserve(text.size() + text.size() / 2);
   if (options_.add_space_prefix) spelled = blank;
   for (const char c : text) {
-    if (c == ' ') spelled += blank;
-    else spelled += c;
+    if (c == ' ')
+      spelled += blank;
+    else
+      spelled += c;
   }
 
   // A character without symbol waits as a negative number: those never merge.
@@ -127,8 +131,8 @@ void SentencePiece::encode_fragment(std::string_view text, std::vector<std::int3
       after_unknown = false;
       continue;
     }
-    const std::string_view character =
-        symbol < 0 ? unknown[static_cast<std::size_t>(first_unknown - symbol)] : std::string_view(part_texts_[static_cast<std::size_t>(symbol - tokens().size())]);
+    const std::string_view character = symbol < 0 ? unknown[static_cast<std::size_t>(first_unknown - symbol)]
+                                                  : std::string_view(part_texts_[static_cast<std::size_t>(symbol - tokens().size())]);
     const bool has_bytes =
         std::all_of(character.begin(), character.end(), [&](char c) { return byte_ids_[static_cast<unsigned char>(c)] >= 0; });
     if (has_bytes) {

@@ -27,7 +27,8 @@ class SentencePiece : public Tokenizer {
   SentencePiece(TokenizerParts parts, std::span<const float> scores, Options options);
 
   /// As tokenizer.json stores it: merges in order of rank. Throws InputError for parts that are no tokens.
-  SentencePiece(TokenizerParts parts, const std::vector<std::pair<std::string, std::string>>& merges, Options options, const std::string& file);
+  SentencePiece(TokenizerParts parts, const std::vector<std::pair<std::string, std::string>>& merges, Options options,
+                const std::string& file);
 
  protected:
   void encode_fragment(std::string_view text, std::vector<std::int32_t>& ids) const override;

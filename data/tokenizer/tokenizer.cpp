@@ -18,8 +18,10 @@ Tokenizer::Tokenizer(TokenizerParts parts) : parts_(std::move(parts)), special_(
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool parse_special) const {
   std::vector<std::int32_t> ids;
   for (const Fragment& fragment : special_.split(text, parse_special)) {
-    if (fragment.id >= 0) ids.push_back(fragment.id);
-    else encode_fragment(fragment.text, ids);
+    if (fragment.id >= 0)
+      ids.push_back(fragment.id);
+    else
+      encode_fragment(fragment.text, ids);
   }
   return ids;
 }
@@ -52,7 +54,8 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool keep_speci
 
 std::string Tokenizer::token_bytes(std::int32_t id) const {
   if (!parts_.vocabulary.holds(id))
-    throw Error(fmt::format("token id {} is outside the vocabulary of {}", id, vocabulary()), "the ids belong to another model's tokeniser");
+    throw Error(fmt::format("token id {} is outside the vocabulary of {}", id, vocabulary()),
+                "the ids belong to another model's tokeniser");
   const TokenKind kind = parts_.vocabulary.kind(id);
   if (kind == TokenKind::control || kind == TokenKind::unknown || kind == TokenKind::user_defined) return parts_.vocabulary.text(id);
   return plain_bytes(id);

@@ -17,8 +17,8 @@ struct Free {
 
 std::string map(std::string_view text, int options) {
   utf8proc_uint8_t* raw = nullptr;
-  const utf8proc_ssize_t length = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()),
-                                               &raw, static_cast<utf8proc_option_t>(options));
+  const utf8proc_ssize_t length = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                                               static_cast<utf8proc_ssize_t>(text.size()), &raw, static_cast<utf8proc_option_t>(options));
   const std::unique_ptr<utf8proc_uint8_t, Free> owner(raw);
   if (length < 0) throw Error(std::string("normalising text failed: ") + utf8proc_errmsg(length), "give UTF-8 text");
   return std::string(reinterpret_cast<const char*>(raw), static_cast<std::size_t>(length));
@@ -49,8 +49,10 @@ bool is_other(std::uint32_t code_point) {
     case UTF8PROC_CATEGORY_CC:
     case UTF8PROC_CATEGORY_CF:
     case UTF8PROC_CATEGORY_CS:
-    case UTF8PROC_CATEGORY_CO: return true;
-    default: return false;
+    case UTF8PROC_CATEGORY_CO:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -61,6 +63,8 @@ bool is_punctuation(std::uint32_t code_point) {
 
 bool is_nonspacing_mark(std::uint32_t code_point) { return category(code_point) == UTF8PROC_CATEGORY_MN; }
 
-std::uint32_t lower(std::uint32_t code_point) { return static_cast<std::uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(code_point))); }
+std::uint32_t lower(std::uint32_t code_point) {
+  return static_cast<std::uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(code_point)));
+}
 
 }  // namespace expctr::unicode

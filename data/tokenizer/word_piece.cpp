@@ -14,8 +14,8 @@ namespace {
 
 bool is_cjk(std::uint32_t c) {
   const auto within = [c](std::uint32_t first, std::uint32_t last) { return c >= first && c <= last; };
-  return within(0x4E00, 0x9FFF) || within(0x3400, 0x4DBF) || within(0x20000, 0x2A6DF) || within(0x2A700, 0x2B73F) || within(0x2B740, 0x2B81F) ||
-         within(0x2B820, 0x2CEAF) || within(0xF900, 0xFAFF) || within(0x2F800, 0x2FA1F);
+  return within(0x4E00, 0x9FFF) || within(0x3400, 0x4DBF) || within(0x20000, 0x2A6DF) || within(0x2A700, 0x2B73F) ||
+         within(0x2B740, 0x2B81F) || within(0x2B820, 0x2CEAF) || within(0xF900, 0xFAFF) || within(0x2F800, 0x2FA1F);
 }
 
 /// BERT counts all printable ASCII that is no letter, digit or blank as punctuation.
@@ -29,8 +29,10 @@ std::string well_formed(std::string_view text) {
   std::string result;
   for (std::size_t i = 0; i < text.size();) {
     const std::size_t length = utf8_length(text.substr(i));
-    if (length == 0) append_utf8(result, 0xFFFD);
-    else result += text.substr(i, length);
+    if (length == 0)
+      append_utf8(result, 0xFFFD);
+    else
+      result += text.substr(i, length);
     i += std::max<std::size_t>(1, length);
   }
   return result;

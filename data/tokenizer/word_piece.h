@@ -11,9 +11,10 @@
 
 namespace expctr {
 
-/// Text is cleaned (control characters out, white space to blanks), CJK characters stand alone, accents are stripped (NFD without nonspacing
-/// marks), letters lower-cased, words cut at blanks and punctuation; each word takes the longest piece from its start, again and again. A word that does not
-/// work out, or has more than 100 characters, is one unknown token.   Source: Devlin et al. 2019; BertTokenizer.
+/// Text is cleaned (control characters out, white space to blanks), CJK characters stand alone, accents are stripped (NFD without
+/// nonspacing marks), letters lower-cased, words cut at blanks and punctuation; each word takes the longest piece from its start, again and
+/// again. A word that does not work out, or has more than 100 characters, is one unknown token.   Source: Devlin et al. 2019;
+/// BertTokenizer.
 class WordPiece : public Tokenizer {
  public:
   struct Options {
@@ -21,8 +22,8 @@ class WordPiece : public Tokenizer {
     std::size_t longest_word = 100;  ///< characters
   };
 
-  /// Spelling of pieces: `start` before those that begin a word, `inside` before the others; one of the two is empty ("" and "##" in Hugging
-  /// Face files, U+2581 and "" in GGUF). Throws InputError when there is no unknown token.
+  /// Spelling of pieces: `start` before those that begin a word, `inside` before the others; one of the two is empty ("" and "##" in
+  /// Hugging Face files, U+2581 and "" in GGUF). Throws InputError when there is no unknown token.
   WordPiece(TokenizerParts parts, std::string start, std::string inside, Options options, const std::string& file);
 
  protected:

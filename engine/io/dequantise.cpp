@@ -33,24 +33,38 @@ void plain(const std::byte* source, float* out, std::int64_t n, Convert convert)
 void dequantise_row(DType dtype, const std::byte* source, float* out, std::int64_t n) {
   const DTypeTraits traits = dtype_traits(dtype);
   if (n % traits.block_elements != 0)
-    throw ShapeError(fmt::format("dequantise_row: {} elements are no multiple of the block of {}, {}", n, traits.name, traits.block_elements),
-                     "block formats need rows that are whole blocks");
+    throw ShapeError(
+        fmt::format("dequantise_row: {} elements are no multiple of the block of {}, {}", n, traits.name, traits.block_elements),
+        "block formats need rows that are whole blocks");
   switch (dtype) {
-    case DType::f32: return plain<float>(source, out, n, [](float v) { return v; });
-    case DType::f64: return plain<double>(source, out, n, [](double v) { return static_cast<float>(v); });
-    case DType::f16: return plain<std::uint16_t>(source, out, n, [](std::uint16_t v) { return float_of_f16(v); });
-    case DType::bf16: return plain<std::uint16_t>(source, out, n, [](std::uint16_t v) { return float_of_bf16(v); });
-    case DType::q4_0: return blocks<BlockQ4_0, 32>(source, out, n);
-    case DType::q4_1: return blocks<BlockQ4_1, 32>(source, out, n);
-    case DType::q5_0: return blocks<BlockQ5_0, 32>(source, out, n);
-    case DType::q5_1: return blocks<BlockQ5_1, 32>(source, out, n);
-    case DType::q8_0: return blocks<BlockQ8_0, 32>(source, out, n);
-    case DType::q4_k: return blocks<BlockQ4_K, 256>(source, out, n);
-    case DType::q5_k: return blocks<BlockQ5_K, 256>(source, out, n);
-    case DType::q6_k: return blocks<BlockQ6_K, 256>(source, out, n);
+    case DType::f32:
+      return plain<float>(source, out, n, [](float v) { return v; });
+    case DType::f64:
+      return plain<double>(source, out, n, [](double v) { return static_cast<float>(v); });
+    case DType::f16:
+      return plain<std::uint16_t>(source, out, n, [](std::uint16_t v) { return float_of_f16(v); });
+    case DType::bf16:
+      return plain<std::uint16_t>(source, out, n, [](std::uint16_t v) { return float_of_bf16(v); });
+    case DType::q4_0:
+      return blocks<BlockQ4_0, 32>(source, out, n);
+    case DType::q4_1:
+      return blocks<BlockQ4_1, 32>(source, out, n);
+    case DType::q5_0:
+      return blocks<BlockQ5_0, 32>(source, out, n);
+    case DType::q5_1:
+      return blocks<BlockQ5_1, 32>(source, out, n);
+    case DType::q8_0:
+      return blocks<BlockQ8_0, 32>(source, out, n);
+    case DType::q4_k:
+      return blocks<BlockQ4_K, 256>(source, out, n);
+    case DType::q5_k:
+      return blocks<BlockQ5_K, 256>(source, out, n);
+    case DType::q6_k:
+      return blocks<BlockQ6_K, 256>(source, out, n);
     case DType::i32:
     case DType::i64:
-    case DType::u8: break;
+    case DType::u8:
+      break;
   }
   throw ShapeError(fmt::format("dequantise_row: {} holds integers", traits.name), "read integer tensors as what they are");
 }

@@ -35,8 +35,7 @@ std::string string_at(const std::byte*& data) {  // lengths were checked when th
 }  // namespace
 
 const char* gguf_type_name(GgufType type) {
-  static const char* const names[] = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
-                                      "bool", "string", "array", "u64", "i64", "f64"};
+  static const char* const names[] = {"u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64"};
   return names[static_cast<std::uint32_t>(type)];
 }
 
@@ -72,19 +71,28 @@ void GgufFile::missing(std::string_view key) const {
 
 std::int64_t GgufFile::integer(std::string_view key, const Value& value, std::uint64_t index) const {
   switch (value.type) {
-    case GgufType::u8: return element<std::uint8_t>(value.data, index);
-    case GgufType::i8: return element<std::int8_t>(value.data, index);
-    case GgufType::u16: return element<std::uint16_t>(value.data, index);
-    case GgufType::i16: return element<std::int16_t>(value.data, index);
-    case GgufType::u32: return element<std::uint32_t>(value.data, index);
-    case GgufType::i32: return element<std::int32_t>(value.data, index);
-    case GgufType::i64: return element<std::int64_t>(value.data, index);
+    case GgufType::u8:
+      return element<std::uint8_t>(value.data, index);
+    case GgufType::i8:
+      return element<std::int8_t>(value.data, index);
+    case GgufType::u16:
+      return element<std::uint16_t>(value.data, index);
+    case GgufType::i16:
+      return element<std::int16_t>(value.data, index);
+    case GgufType::u32:
+      return element<std::uint32_t>(value.data, index);
+    case GgufType::i32:
+      return element<std::int32_t>(value.data, index);
+    case GgufType::i64:
+      return element<std::int64_t>(value.data, index);
     case GgufType::u64: {
       const auto number = element<std::uint64_t>(value.data, index);
       if (number <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) return static_cast<std::int64_t>(number);
-      throw InputError(fmt::format("{}: key {} has the value {}, too large", path_, quoted_text(key), number), "the file is damaged; fetch it again");
+      throw InputError(fmt::format("{}: key {} has the value {}, too large", path_, quoted_text(key), number),
+                       "the file is damaged; fetch it again");
     }
-    default: wrong_type(key, value, "integer");
+    default:
+      wrong_type(key, value, "integer");
   }
 }
 

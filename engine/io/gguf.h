@@ -22,8 +22,8 @@ enum class GgufType : std::uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, 
 const char* gguf_type_name(GgufType type);
 
 /// A GGUF file, mapped. Opening checks everything: every count against the bytes that are left before anything is allocated, every
-/// length and offset, strings, nested arrays (at most 4 deep), alignment, extents and their product, duplicate keys and tensor names, tensors
-/// outside the file or overlapping. Throws InputError naming file, key or tensor, and offset. Copies share the mapping.
+/// length and offset, strings, nested arrays (at most 4 deep), alignment, extents and their product, duplicate keys and tensor names,
+/// tensors outside the file or overlapping. Throws InputError naming file, key or tensor, and offset. Copies share the mapping.
 class GgufFile {
  public:
   static GgufFile open(const std::filesystem::path& path);

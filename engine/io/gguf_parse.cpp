@@ -39,14 +39,14 @@ constexpr StoredType known(std::uint32_t id, const char* name, std::uint32_t ele
 }
 
 constexpr StoredType stored_types[] = {
-    supported(0, DType::f32),    supported(1, DType::f16),    supported(2, DType::q4_0),   supported(3, DType::q4_1),
-    supported(6, DType::q5_0),   supported(7, DType::q5_1),   supported(8, DType::q8_0),   known(9, "q8_1", 32, 36),
-    known(10, "q2_k", 256, 84),  known(11, "q3_k", 256, 110), supported(12, DType::q4_k),  supported(13, DType::q5_k),
-    supported(14, DType::q6_k),  known(15, "q8_k", 256, 292), known(16, "iq2_xxs", 256, 66), known(17, "iq2_xs", 256, 74),
-    known(18, "iq3_xxs", 256, 98), known(19, "iq1_s", 256, 50), known(20, "iq4_nl", 32, 18), known(21, "iq3_s", 256, 110),
-    known(22, "iq2_s", 256, 82), known(23, "iq4_xs", 256, 136), known(24, "i8", 1, 1),     known(25, "i16", 1, 2),
-    supported(26, DType::i32),   supported(27, DType::i64),   supported(28, DType::f64),   known(29, "iq1_m", 256, 56),
-    supported(30, DType::bf16),  known(34, "tq1_0", 256, 54), known(35, "tq2_0", 256, 66), known(39, "mxfp4", 32, 17),
+    supported(0, DType::f32),      supported(1, DType::f16),      supported(2, DType::q4_0),     supported(3, DType::q4_1),
+    supported(6, DType::q5_0),     supported(7, DType::q5_1),     supported(8, DType::q8_0),     known(9, "q8_1", 32, 36),
+    known(10, "q2_k", 256, 84),    known(11, "q3_k", 256, 110),   supported(12, DType::q4_k),    supported(13, DType::q5_k),
+    supported(14, DType::q6_k),    known(15, "q8_k", 256, 292),   known(16, "iq2_xxs", 256, 66), known(17, "iq2_xs", 256, 74),
+    known(18, "iq3_xxs", 256, 98), known(19, "iq1_s", 256, 50),   known(20, "iq4_nl", 32, 18),   known(21, "iq3_s", 256, 110),
+    known(22, "iq2_s", 256, 82),   known(23, "iq4_xs", 256, 136), known(24, "i8", 1, 1),         known(25, "i16", 1, 2),
+    supported(26, DType::i32),     supported(27, DType::i64),     supported(28, DType::f64),     known(29, "iq1_m", 256, 56),
+    supported(30, DType::bf16),    known(34, "tq1_0", 256, 54),   known(35, "tq2_0", 256, 66),   known(39, "mxfp4", 32, 17),
 };
 
 const StoredType* stored_type(std::uint32_t id) {
@@ -59,13 +59,17 @@ std::uint64_t scalar_bytes(GgufType type) {
   switch (type) {
     case GgufType::u8:
     case GgufType::i8:
-    case GgufType::boolean: return 1;
+    case GgufType::boolean:
+      return 1;
     case GgufType::u16:
-    case GgufType::i16: return 2;
+    case GgufType::i16:
+      return 2;
     case GgufType::u32:
     case GgufType::i32:
-    case GgufType::f32: return 4;
-    default: return 8;
+    case GgufType::f32:
+      return 4;
+    default:
+      return 8;
   }
 }
 
@@ -87,7 +91,8 @@ class GgufParser {
   }
 
  private:
-  [[noreturn]] void fail(const std::string& fault, const char* hint = "the file is damaged or not complete; fetch or convert it again") const {
+  [[noreturn]] void fail(const std::string& fault,
+                         const char* hint = "the file is damaged or not complete; fetch or convert it again") const {
     const std::string where = reading_.empty() ? "" : ", reading " + reading_;
     throw InputError(fmt::format("{}: {} (byte {}{})", file_.path_, fault, at_, where), hint);
   }
@@ -155,7 +160,9 @@ class GgufParser {
       const GgufType inner = value_type();
       const auto count = number<std::uint64_t>();
       const std::uint64_t smallest = inner == GgufType::array ? 12 : scalar_bytes(inner);
-      if (count > left() / smallest) fail(fmt::format("the file ends inside the metadata: an array claims {} elements of type {}, more than {} bytes can hold", count, gguf_type_name(inner), left()));
+      if (count > left() / smallest)
+        fail(fmt::format("the file ends inside the metadata: an array claims {} elements of type {}, more than {} bytes can hold", count,
+                         gguf_type_name(inner), left()));
       if (value != nullptr) *value = {inner, true, count, bytes_.data() + at_};
       if (inner != GgufType::array && inner != GgufType::string && inner != GgufType::boolean) {
         take(count * smallest);
@@ -186,7 +193,6 @@ class GgufParser {
     file_.keys_.push_back(std::move(key));
   }
 
-
   void tensor_list(std::uint64_t count) {
     reading_.clear();
     const std::uint64_t alignment = file_.find_u32("general.alignment").value_or(32);
@@ -208,8 +214,10 @@ class GgufParser {
     }
     refuse_overlap(tensors);
     for (Pending& tensor : tensors) {
-      if (tensor.supported) file_.table_.add(std::move(tensor.info), file_.path_);
-      else file_.table_.add_unsupported(std::move(tensor.info.name), tensor.type_name, file_.path_);
+      if (tensor.supported)
+        file_.table_.add(std::move(tensor.info), file_.path_);
+      else
+        file_.table_.add_unsupported(std::move(tensor.info.name), tensor.type_name, file_.path_);
     }
   }
 
@@ -230,7 +238,8 @@ class GgufParser {
     std::uint64_t elements = 1, width = 1;
     for (std::uint32_t i = 0; i < rank; ++i) {
       const auto extent = number<std::uint64_t>();
-      if (extent > static_cast<std::uint64_t>(INT64_MAX) || __builtin_mul_overflow(elements, std::max<std::uint64_t>(extent, 1), &elements) ||
+      if (extent > static_cast<std::uint64_t>(INT64_MAX) ||
+          __builtin_mul_overflow(elements, std::max<std::uint64_t>(extent, 1), &elements) ||
           elements > static_cast<std::uint64_t>(INT64_MAX))
         fail("the product of the extents overflows");
       if (i == 0) width = extent;
@@ -244,7 +253,8 @@ class GgufParser {
     const StoredType* type = stored_type(id);
     result.type_name = type == nullptr ? fmt::format("number {}", id) : type->name;
     if (type == nullptr) return result;
-    if (width % type->elements != 0) fail(fmt::format("rows of {} elements are no multiple of the {} block of {}", width, type->name, type->elements));
+    if (width % type->elements != 0)
+      fail(fmt::format("rows of {} elements are no multiple of the {} block of {}", width, type->name, type->elements));
     std::uint64_t size = 0;
     if (__builtin_mul_overflow(elements / type->elements, std::uint64_t{type->bytes}, &size)) fail("the size in bytes overflows");
     result.info.bytes = size;

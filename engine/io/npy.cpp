@@ -21,7 +21,8 @@ struct StoredType {
   const char* description;
   DType dtype;
 };
-constexpr StoredType stored_types[] = {{"<f4", DType::f32}, {"<f8", DType::f64}, {"<i8", DType::i64}, {"<i4", DType::i32}, {"|u1", DType::u8}};
+constexpr StoredType stored_types[] = {
+    {"<f4", DType::f32}, {"<f8", DType::f64}, {"<i8", DType::i64}, {"<i4", DType::i32}, {"|u1", DType::u8}};
 
 struct Header {
   std::string description;
@@ -40,10 +41,14 @@ class HeaderParser {
     while (!accept('}')) {
       const std::string key = string();
       expect(':');
-      if (key == "descr" && header.description.empty()) header.description = string();
-      else if (key == "fortran_order" && !header.fortran_order) header.fortran_order = boolean();
-      else if (key == "shape" && !header.shape) header.shape = tuple();
-      else fail(fmt::format("unexpected key {}", quoted_text(key)));
+      if (key == "descr" && header.description.empty())
+        header.description = string();
+      else if (key == "fortran_order" && !header.fortran_order)
+        header.fortran_order = boolean();
+      else if (key == "shape" && !header.shape)
+        header.shape = tuple();
+      else
+        fail(fmt::format("unexpected key {}", quoted_text(key)));
       if (!accept(',')) {
         expect('}');
         break;
@@ -57,7 +62,8 @@ class HeaderParser {
 
  private:
   [[noreturn]] void fail(const std::string& fault) const {
-    throw InputError(fmt::format("{}: npy header: {}", file_, fault), "write the array with numpy.save, in C order, as float32, float64 or int64");
+    throw InputError(fmt::format("{}: npy header: {}", file_, fault),
+                     "write the array with numpy.save, in C order, as float32, float64 or int64");
   }
   void blanks() {
     while (at_ < text_.size() && std::isspace(static_cast<unsigned char>(text_[at_]))) ++at_;
@@ -99,7 +105,8 @@ class HeaderParser {
       std::int64_t number = 0;
       const std::size_t first = at_;
       for (; at_ < text_.size() && std::isdigit(static_cast<unsigned char>(text_[at_])); ++at_)
-        if (__builtin_mul_overflow(number, 10, &number) || __builtin_add_overflow(number, text_[at_] - '0', &number)) fail("an extent overflows");
+        if (__builtin_mul_overflow(number, 10, &number) || __builtin_add_overflow(number, text_[at_] - '0', &number))
+          fail("an extent overflows");
       if (at_ == first) fail(fmt::format("an extent expected at character {}", at_));
       numbers.push_back(number);
       if (!accept(',')) {
@@ -145,9 +152,11 @@ NpyArray read_npy(const std::filesystem::path& path) {
     if (__builtin_mul_overflow(elements, std::max<std::int64_t>(extent, 1), &elements)) throw refuse("the product of the shape overflows");
   }
   if (empty) elements = 0;
-  if (__builtin_mul_overflow(elements, std::int64_t{dtype_traits(array.dtype).block_bytes}, &size)) throw refuse("the size in bytes overflows");
+  if (__builtin_mul_overflow(elements, std::int64_t{dtype_traits(array.dtype).block_bytes}, &size))
+    throw refuse("the size in bytes overflows");
   const std::string_view data = bytes.substr(prefix + length);
-  if (data.size() != static_cast<std::uint64_t>(size)) throw refuse(fmt::format("the shape needs {} bytes of data, the file has {}", size, data.size()));
+  if (data.size() != static_cast<std::uint64_t>(size))
+    throw refuse(fmt::format("the shape needs {} bytes of data, the file has {}", size, data.size()));
   array.shape = *std::move(header.shape);
   array.bytes.resize(data.size());
   if (!data.empty()) std::memcpy(array.bytes.data(), data.data(), data.size());
@@ -157,7 +166,8 @@ NpyArray read_npy(const std::filesystem::path& path) {
 std::string serialise_npy(DType dtype, std::span<const std::int64_t> shape, const void* data) {
   const auto* const type =
       std::find_if(std::begin(stored_types), std::end(stored_types), [&](const StoredType& candidate) { return dtype == candidate.dtype; });
-  if (type == std::end(stored_types)) throw Error(fmt::format("npy cannot hold elements of type {}", dtype_name(dtype)), "convert to f32 first");
+  if (type == std::end(stored_types))
+    throw Error(fmt::format("npy cannot hold elements of type {}", dtype_name(dtype)), "convert to f32 first");
   std::string extents;
   std::int64_t elements = 1;
   for (const std::int64_t extent : shape) {

@@ -19,8 +19,8 @@ struct NpyArray {
   std::vector<std::byte> bytes;  ///< row-major, little-endian
 };
 
-/// Reads '<f4', '<f8', '<i8', '<i4' and '|u1' in C order. Throws InputError for everything else, for a header that does not parse, a shape whose
-/// product overflows, and a file whose size does not fit the shape exactly.
+/// Reads '<f4', '<f8', '<i8', '<i4' and '|u1' in C order. Throws InputError for everything else, for a header that does not parse, a shape
+/// whose product overflows, and a file whose size does not fit the shape exactly.
 NpyArray read_npy(const std::filesystem::path& path);
 
 /// The bytes of an .npy file, version 1.0, data aligned to 64 bytes. dtypes as above; throws Error for others.

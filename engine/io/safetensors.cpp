@@ -25,12 +25,11 @@ struct StoredType {
   std::uint64_t bytes;  ///< of one element
 };
 
-constexpr StoredType stored_types[] = {{"F64", DType::f64, 8},          {"F32", DType::f32, 4},      {"F16", DType::f16, 2},
-                                       {"BF16", DType::bf16, 2},        {"I64", DType::i64, 8},      {"I32", DType::i32, 4},
-                                       {"U8", DType::u8, 1},            {"BOOL", DType::u8, 1},      {"I8", std::nullopt, 1},
-                                       {"U16", std::nullopt, 2},        {"I16", std::nullopt, 2},    {"U32", std::nullopt, 4},
-                                       {"U64", std::nullopt, 8},        {"F8_E4M3", std::nullopt, 1}, {"F8_E5M2", std::nullopt, 1},
-                                       {"F8_E8M0", std::nullopt, 1}};
+constexpr StoredType stored_types[] = {
+    {"F64", DType::f64, 8},   {"F32", DType::f32, 4},       {"F16", DType::f16, 2},       {"BF16", DType::bf16, 2},
+    {"I64", DType::i64, 8},   {"I32", DType::i32, 4},       {"U8", DType::u8, 1},         {"BOOL", DType::u8, 1},
+    {"I8", std::nullopt, 1},  {"U16", std::nullopt, 2},     {"I16", std::nullopt, 2},     {"U32", std::nullopt, 4},
+    {"U64", std::nullopt, 8}, {"F8_E4M3", std::nullopt, 1}, {"F8_E5M2", std::nullopt, 1}, {"F8_E8M0", std::nullopt, 1}};
 
 struct Entry {
   std::string name;
@@ -49,7 +48,8 @@ std::uint64_t whole_number(const json& value, const std::string& file, const std
 Entry entry(const std::string& name, const json& value, std::uint64_t data_bytes, const std::string& file) {
   const std::string where = "tensor " + quoted_text(name);
   if (name.empty() || !value.is_object() || !value.contains("dtype") || !value["dtype"].is_string() || !value.contains("shape") ||
-      !value["shape"].is_array() || !value.contains("data_offsets") || !value["data_offsets"].is_array() || value["data_offsets"].size() != 2)
+      !value["shape"].is_array() || !value.contains("data_offsets") || !value["data_offsets"].is_array() ||
+      value["data_offsets"].size() != 2)
     refuse(file, where + " lacks a name, dtype, shape or two data_offsets");
   Entry result;
   result.name = name;
@@ -80,9 +80,8 @@ Entry entry(const std::string& name, const json& value, std::uint64_t data_bytes
 }
 
 void refuse_overlaps_and_gaps(std::vector<Entry>& entries, std::uint64_t data_bytes, const std::string& file) {
-  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-    return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name);
-  });
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry& a, const Entry& b) { return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name); });
   std::uint64_t covered = 0;
   const Entry* before = nullptr;
   for (const Entry& entry : entries) {
@@ -159,7 +158,8 @@ void SafetensorsFile::read_shards(const std::filesystem::path& index) {
   for (const TensorInfo& tensor : table_.tensors()) names.insert(tensor.name);
   for (const UnsupportedTensor& tensor : table_.unsupported()) names.insert(tensor.name);
   for (const auto& [name, shard] : shard_of)
-    if (!names.contains(name)) refuse(file, fmt::format("tensor {} is not in {}, where the index says it is", quoted_text(name), quoted_text(shard)));
+    if (!names.contains(name))
+      refuse(file, fmt::format("tensor {} is not in {}, where the index says it is", quoted_text(name), quoted_text(shard)));
 }
 
 SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
@@ -203,7 +203,8 @@ std::string serialise_safetensors(std::span<const TensorBytes> tensors, const st
     std::uint64_t bytes = type_of(*tensor).bytes;
     for (const std::int64_t extent : tensor->shape) bytes *= static_cast<std::uint64_t>(extent);
     if (tensor->name == "__metadata__" || header.contains(tensor->name))
-      throw Error(fmt::format("safetensors: the tensor name {} is taken", quoted_text(tensor->name)), "give every tensor a name of its own");
+      throw Error(fmt::format("safetensors: the tensor name {} is taken", quoted_text(tensor->name)),
+                  "give every tensor a name of its own");
     header[tensor->name] = {{"dtype", type_of(*tensor).name}, {"shape", tensor->shape}, {"data_offsets", {offset, offset + bytes}}};
     sizes.push_back(bytes);
     offset += bytes;

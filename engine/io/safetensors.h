@@ -15,11 +15,11 @@
 
 namespace expctr {
 
-/// A mapped safetensors file, or the shards of a folder. Checked on opening, before use: header length (at most 100 MB), depth and keys of the
-/// JSON, element types, shapes and the overflow of their product, offsets inside the file and in agreement with the shape, names that are there
-/// twice, overlaps. As the format demands, the tensors cover the data section without gaps: a gap is an error. BOOL is read as u8, where any
-/// value but 0 means true. Element types beyond F64, F32, F16, BF16, I64, I32, U8 and BOOL are listed as unsupported.
-/// Throws InputError naming file and tensor. Copies share the mapping.
+/// A mapped safetensors file, or the shards of a folder. Checked on opening, before use: header length (at most 100 MB), depth and keys of
+/// the JSON, element types, shapes and the overflow of their product, offsets inside the file and in agreement with the shape, names that
+/// are there twice, overlaps. As the format demands, the tensors cover the data section without gaps: a gap is an error. BOOL is read as
+/// u8, where any value but 0 means true. Element types beyond F64, F32, F16, BF16, I64, I32, U8 and BOOL are listed as unsupported. Throws
+/// InputError naming file and tensor. Copies share the mapping.
 class SafetensorsFile {
  public:
   /// A .safetensors file; a folder with model.safetensors.index.json (its weight_map names every tensor's shard) or model.safetensors; or

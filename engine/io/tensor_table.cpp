@@ -29,8 +29,9 @@ const TensorInfo* TensorTable::find(std::string_view name, const std::string& fi
   if (found == index_.end()) return nullptr;
   if (found->second >= 0) return &tensors_[static_cast<std::size_t>(found->second)];
   const UnsupportedTensor& tensor = unsupported_[static_cast<std::size_t>(-1 - found->second)];
-  throw InputError(fmt::format("{}: tensor {} has the element type {}, which is not supported", file, quoted_text(name), tensor.type),
-                   "supported are f64, f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k, i64, i32 and bytes; convert the file");
+  throw InputError(
+      fmt::format("{}: tensor {} has the element type {}, which is not supported", file, quoted_text(name), tensor.type),
+      "supported are f64, f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k, i64, i32 and bytes; convert the file");
 }
 
 const TensorInfo& TensorTable::required(std::string_view name, const std::string& file) const {

@@ -33,7 +33,8 @@ inline std::int64_t elements(const Shape& shape) {
 inline std::vector<float> random_floats(std::int64_t n, std::uint32_t seed, float low = -1, float high = 1) {
   std::vector<float> values(static_cast<std::size_t>(n));
   for (std::int64_t i = 0; i < n; ++i)
-    values[static_cast<std::size_t>(i)] = low + (high - low) * uniform_float(philox({seed, 7}, {static_cast<std::uint32_t>(i), 0, 0, 0}).word[0]);
+    values[static_cast<std::size_t>(i)] =
+        low + (high - low) * uniform_float(philox({seed, 7}, {static_cast<std::uint32_t>(i), 0, 0, 0}).word[0]);
   return values;
 }
 
@@ -41,7 +42,8 @@ inline std::vector<std::int32_t> random_ids(std::int64_t n, std::uint32_t seed, 
   std::vector<std::int32_t> values(static_cast<std::size_t>(n));
   for (std::int64_t i = 0; i < n; ++i)
     values[static_cast<std::size_t>(i)] =
-        low + static_cast<std::int32_t>(philox({seed, 11}, {static_cast<std::uint32_t>(i), 0, 0, 0}).word[0] % static_cast<std::uint32_t>(high - low));
+        low + static_cast<std::int32_t>(philox({seed, 11}, {static_cast<std::uint32_t>(i), 0, 0, 0}).word[0] %
+                                        static_cast<std::uint32_t>(high - low));
   return values;
 }
 
@@ -49,13 +51,18 @@ inline std::vector<std::int32_t> random_ids(std::int64_t n, std::uint32_t seed, 
 class DeviceTensor {
  public:
   DeviceTensor(DType dtype, Shape shape, const void* values, std::size_t shift = 0)
-      : dtype_(dtype), shape_(std::move(shape)), shift_(shift), bytes_(dtype_bytes(dtype, elements(shape_))), memory_(2 * guard + shift + bytes_) {
+      : dtype_(dtype),
+        shape_(std::move(shape)),
+        shift_(shift),
+        bytes_(dtype_bytes(dtype, elements(shape_))),
+        memory_(2 * guard + shift + bytes_) {
     std::vector<unsigned char> image(memory_.bytes(), 0xA5);
     if (values != nullptr) std::memcpy(image.data() + guard + shift_, values, bytes_);
     cuda::copy_to_device(memory_.data(), image.data(), image.size(), stream());
     cuda::synchronise(stream());
   }
-  template <class T> DeviceTensor(const std::vector<T>& values, Shape shape, std::size_t shift = 0)
+  template <class T>
+  DeviceTensor(const std::vector<T>& values, Shape shape, std::size_t shift = 0)
       : DeviceTensor(DTypeOf<T>::value, std::move(shape), values.data(), shift) {}
 
   /// An output: every byte 0xA5 until the kernel writes it.
@@ -74,7 +81,8 @@ class DeviceTensor {
   operator View() const { return view(); }
 
   /// Waits for the stream, checks the guards, returns the elements.
-  template <class T = float> std::vector<T> read() const {
+  template <class T = float>
+  std::vector<T> read() const {
     std::vector<unsigned char> image(memory_.bytes());
     cuda::copy_to_host(image.data(), memory_.data(), image.size(), stream());
     cuda::synchronise(stream());
@@ -96,7 +104,8 @@ class DeviceTensor {
 };
 
 /// Runs the kernel with scratch of exactly the bytes it asks for, and waits.
-template <class Args> void launch(Args args) {
+template <class Args>
+void launch(Args args) {
   if constexpr (requires { args.scratch; }) {
     const std::size_t bytes = cuda::scratch_bytes(args);
     const cuda::DeviceMemory memory(bytes);
@@ -123,15 +132,15 @@ inline void check_close(const std::vector<float>& actual, const std::vector<doub
   std::size_t at = 0;
   for (std::size_t i = 0; i < actual.size(); ++i) {
     double difference = std::fabs(actual[i] - expected[i]);
-    if (actual[i] == expected[i]) difference = 0;                              // infinities
+    if (actual[i] == expected[i]) difference = 0;  // infinities
     if (std::isnan(difference)) difference = std::numeric_limits<double>::infinity();
     if (difference > worst) {
       worst = difference;
       at = i;
     }
   }
-  CHECK_MESSAGE(worst <= allowed, "element ", at, ": ", actual.empty() ? 0.0f : actual[at], " instead of ", actual.empty() ? 0.0 : expected[at],
-                ", allowed difference ", allowed);
+  CHECK_MESSAGE(worst <= allowed, "element ", at, ": ", actual.empty() ? 0.0f : actual[at], " instead of ",
+                actual.empty() ? 0.0 : expected[at], ", allowed difference ", allowed);
 }
 
 }  // namespace expctr::test

@@ -79,9 +79,11 @@ TEST_CASE("binary operations broadcast") {
   for (const Case& c : cases)
     for (const Binary function : {Binary::add, Binary::subtract, Binary::multiply})
       for (const std::size_t shift : {0u, 4u}) {
-        const std::vector<float> a = random_floats(elements(c.a), 1), b = random_floats(elements(c.b), 2), dy = random_floats(elements(c.y), 3),
-                                 old_a = random_floats(elements(c.a), 4), old_b = random_floats(elements(c.b), 5);
-        const DeviceTensor at(a, c.a, shift), bt(b, c.b), y = DeviceTensor::output(c.y), g(dy, c.y), da(old_a, c.a), db(old_b, c.b), only(old_b, c.b);
+        const std::vector<float> a = random_floats(elements(c.a), 1), b = random_floats(elements(c.b), 2),
+                                 dy = random_floats(elements(c.y), 3), old_a = random_floats(elements(c.a), 4),
+                                 old_b = random_floats(elements(c.b), 5);
+        const DeviceTensor at(a, c.a, shift), bt(b, c.b), y = DeviceTensor::output(c.y), g(dy, c.y), da(old_a, c.a), db(old_b, c.b),
+                                                          only(old_b, c.b);
         launch(BinaryForward{function, at, bt, y});
         launch(BinaryBackward{function, at, bt, g, da, db, {}});
         launch(BinaryBackward{function, at, bt, g, {}, only, {}});
@@ -93,7 +95,8 @@ TEST_CASE("binary operations broadcast") {
           want_a[ia] += function == Binary::multiply ? d * q : d;
           want_b[ib] += function == Binary::multiply ? d * p : function == Binary::subtract ? -d : d;
         }
-        const double terms_a = a.empty() ? 1 : static_cast<double>(dy.size()) / a.size(), terms_b = b.empty() ? 1 : static_cast<double>(dy.size()) / b.size();
+        const double terms_a = a.empty() ? 1 : static_cast<double>(dy.size()) / a.size(),
+                     terms_b = b.empty() ? 1 : static_cast<double>(dy.size()) / b.size();
         check_close(y.read(), value);
         check_close(da.read(), want_a, terms_a);
         check_close(db.read(), want_b, terms_b);
@@ -113,11 +116,16 @@ TEST_CASE("affine, axpy and fill") {
   for (const std::int64_t n : sizes) {
     const std::vector<float> x = random_floats(n, 1), old = random_floats(n, 2);
     const DeviceTensor xt(x, {n}), y = DeviceTensor::output({n}), sum(old, {n}, 4), constant = DeviceTensor::output({n}),
-                       ids = DeviceTensor::output({n}, DType::i32);
+                                   ids = DeviceTensor::output({n}, DType::i32), shifted = DeviceTensor::output({n}, DType::f32, 4),
+                                   mask = DeviceTensor::output({n}, DType::u8);
     launch(Affine{2.5, -1, xt, y});
     launch(Axpy{-0.5, xt, sum});
     launch(Fill{3.25, constant});
     launch(Fill{-7, ids});
+    launch(Fill{3.25, shifted});
+    launch(Fill{1, mask});
+    CHECK(shifted.read() == constant.read());
+    CHECK(mask.read<std::uint8_t>() == std::vector<std::uint8_t>(static_cast<std::size_t>(n), 1));
     std::vector<double> affine, axpy;
     for (std::int64_t i = 0; i < n; ++i) {
       affine.push_back(2.5 * x[i] - 1);
@@ -131,13 +139,16 @@ TEST_CASE("affine, axpy and fill") {
 }
 
 TEST_CASE("convert between float formats is exact or rounds to nearest") {
-  for (const std::int64_t n : {0, 1, 1500}) {
+  for (const std::int64_t n : {0, 1, 1502}) {
     const std::vector<float> x = random_floats(n, 1, -100, 100);
-    const DeviceTensor xt(x, {n}), d = DeviceTensor::output({n}, DType::f64), h = DeviceTensor::output({n}, DType::bf16), back = DeviceTensor::output({n}),
-                       half_back = DeviceTensor::output({n});
+    const DeviceTensor xt(x, {n}), d = DeviceTensor::output({n}, DType::f64), h = DeviceTensor::output({n}, DType::bf16),
+                                   shifted = DeviceTensor::output({n}, DType::bf16, 2), back = DeviceTensor::output({n}),
+                                   half_back = DeviceTensor::output({n});
     launch(Convert{xt, d});
     launch(Convert{d, back});
     launch(Convert{xt, h});
+    launch(Convert{xt, shifted});
+    CHECK(shifted.read<std::uint16_t>() == h.read<std::uint16_t>());
     launch(Convert{h, half_back});
     CHECK(back.read() == x);
     std::vector<float> rounded;
@@ -177,8 +188,8 @@ TEST_CASE("convert dequantises with the bits of base/blocks.h") {
 
 TEST_CASE("swiglu and its gradients") {
   for (const std::int64_t n : sizes) {
-    const std::vector<float> gate = random_floats(n, 1, -3, 3), up = random_floats(n, 2), dy = random_floats(n, 3), og = random_floats(n, 4),
-                             ou = random_floats(n, 5);
+    const std::vector<float> gate = random_floats(n, 1, -3, 3), up = random_floats(n, 2), dy = random_floats(n, 3),
+                             og = random_floats(n, 4), ou = random_floats(n, 5);
     const DeviceTensor gt(gate, {n}), ut(up, {n}), y = DeviceTensor::output({n}), d(dy, {n}), dg(og, {n}), du(ou, {n}), alone(ou, {n});
     launch(SwigluForward{gt, ut, y});
     launch(SwigluBackward{gt, ut, d, dg, du});

@@ -80,11 +80,26 @@ TEST_CASE("the gradient of gather has the bits of a loop over i in order") {
   }
 }
 
+TEST_CASE("an id past the table reads and writes nothing, and shows as NaN") {
+  for (const std::int64_t width : {3, 4}) {
+    const DeviceTensor table(std::vector<float>(2 * width, 1), {2, width}), ids(std::vector<std::int32_t>{2, 1, 1000000}, {3}),
+        y = DeviceTensor::output({3, width}), dy(std::vector<float>(3 * width, 1), {3, width}),
+        d(std::vector<float>(2 * width), {2, width});
+    launch(Gather{table, ids, y});
+    const std::vector<float> values = y.read();
+    for (std::int64_t i = 0; i < 3 * width; ++i) CHECK(std::isnan(values[i]) == (i / width != 1));
+    launch(GatherBackward{-1, dy, ids, d, {}});
+    const std::vector<float> gradient = d.read();
+    for (std::int64_t i = 0; i < 2 * width; ++i) CHECK(gradient[i] == (i < width ? 0.0f : 1.0f));
+  }
+}
+
 TEST_CASE("copies of columns leave the others alone") {
   struct Case {
     std::int64_t rows, x_width, y_width, columns, x_column, y_column;
   };
-  for (const Case& c : std::vector<Case>{{0, 3, 3, 3, 0, 0}, {1, 1, 1, 1, 0, 0}, {5, 12, 20, 8, 4, 12}, {5, 7, 9, 3, 2, 5}, {300, 8, 16, 8, 0, 4}, {4, 4, 4, 0, 2, 2}})
+  for (const Case& c : std::vector<Case>{
+           {0, 3, 3, 3, 0, 0}, {1, 1, 1, 1, 0, 0}, {5, 12, 20, 8, 4, 12}, {5, 7, 9, 3, 2, 5}, {300, 8, 16, 8, 0, 4}, {4, 4, 4, 0, 2, 2}})
     for (const bool accumulate : {false, true}) {
       const std::vector<float> x = random_floats(c.rows * c.x_width, 1), old = random_floats(c.rows * c.y_width, 2);
       const DeviceTensor xt(x, {c.rows, c.x_width}), y(old, {c.rows, c.y_width});

@@ -22,8 +22,9 @@ TEST_CASE("cross-entropy per row, skipped rows, far logits, and its gradient") {
         targets[2] = -1;
       }
       const std::vector<float> gradient = random_floats(rows, 3), old = random_floats(rows * classes, 4);
-      const DeviceTensor lt(logits, {rows, classes}, shift), tt(targets, {rows}), log_probability = DeviceTensor::output({rows}),
-                         log_sum = DeviceTensor::output({rows}), g(gradient, {rows}), dlogits(old, {rows, classes});
+      const DeviceTensor lt(logits, {rows, classes}, shift), tt(targets, {rows}),
+          log_probability = DeviceTensor::output({rows}), log_sum = DeviceTensor::output({rows}), g(gradient, {rows}),
+          dlogits(old, {rows, classes});
       launch(CrossEntropyForward{lt, tt, log_probability, log_sum});
       launch(CrossEntropyBackward{lt, tt, log_sum, g, dlogits});
       std::vector<double> want_p(rows), want_s(rows), want_d(old.begin(), old.end());
@@ -41,6 +42,14 @@ TEST_CASE("cross-entropy per row, skipped rows, far logits, and its gradient") {
       check_close(log_sum.read(), want_s, classes);
       check_close(dlogits.read(), want_d, 400);  // exp(logit - sum) with both around 20
     }
+}
+
+TEST_CASE("a target that is no class gives NaN") {
+  const DeviceTensor logits(std::vector<float>(6), {2, 3}), targets(std::vector<std::int32_t>{3, 0}, {2}), p = DeviceTensor::output({2}),
+                                                                                                           s = DeviceTensor::output({2});
+  launch(CrossEntropyForward{logits, targets, p, s});
+  CHECK(std::isnan(p.read()[0]));
+  CHECK(p.read()[1] == doctest::Approx(-std::log(3.0)));
 }
 
 TEST_CASE("binary cross-entropy on logits") {
@@ -67,8 +76,8 @@ TEST_CASE("the clipped policy loss on both sides of the clip range") {
   const double clip = 0.2;
   const std::vector<float> now = random_floats(n, 1, -2, -1), before = random_floats(n, 2, -2, -1), advantage = random_floats(n, 3),
                            dy = random_floats(n, 4), old = random_floats(n, 5);
-  const DeviceTensor a(now, {n}), b(before, {n}), c(advantage, {n}), loss = DeviceTensor::output({n}), clipped = DeviceTensor::output({n}), g(dy, {n}),
-                     d(old, {n});
+  const DeviceTensor a(now, {n}), b(before, {n}), c(advantage, {n}), loss = DeviceTensor::output({n}), clipped = DeviceTensor::output({n}),
+                                                                     g(dy, {n}), d(old, {n});
   launch(PolicyLossForward{clip, a, b, c, loss, clipped});
   launch(PolicyLossBackward{clip, a, b, c, g, d});
   std::vector<double> want, want_c, want_d;
@@ -90,8 +99,8 @@ TEST_CASE("the clipped policy loss on both sides of the clip range") {
 TEST_CASE("the clipped value loss and its gradient") {
   const std::int64_t n = 1030;
   const double clip = 0.2;
-  const std::vector<float> value = random_floats(n, 1), before = random_floats(n, 2), target = random_floats(n, 3), dy = random_floats(n, 4),
-                           old = random_floats(n, 5);
+  const std::vector<float> value = random_floats(n, 1), before = random_floats(n, 2), target = random_floats(n, 3),
+                           dy = random_floats(n, 4), old = random_floats(n, 5);
   const DeviceTensor v(value, {n}), b(before, {n}), t(target, {n}), loss = DeviceTensor::output({n}), g(dy, {n}), d(old, {n});
   launch(ValueLossForward{clip, v, b, t, loss});
   launch(ValueLossBackward{clip, v, b, t, g, d});

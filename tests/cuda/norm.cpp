@@ -22,16 +22,17 @@ TEST_CASE("rms norm and its gradients") {
       const auto [rows, width] = size;
       const std::int64_t n = rows * width;
       const double epsilon = 1e-5;
-      const std::vector<float> x = random_floats(n, 1), gain = random_floats(width, 2), dy = random_floats(n, 3), old_dx = random_floats(n, 4),
-                               old_dgain = random_floats(width, 5);
-      const DeviceTensor xt(x, {rows, width}, shift), gt(gain, {width}), y = DeviceTensor::output({rows, width}), inverse = DeviceTensor::output({rows}),
-                         d(dy, {rows, width}), dx(old_dx, {rows, width}), dgain(old_dgain, {width}), dx_alone(old_dx, {rows, width}),
-                         dgain_alone(old_dgain, {width});
+      const std::vector<float> x = random_floats(n, 1), gain = random_floats(width, 2), dy = random_floats(n, 3),
+                               old_dx = random_floats(n, 4), old_dgain = random_floats(width, 5);
+      const DeviceTensor xt(x, {rows, width}, shift), gt(gain, {width}),
+          y = DeviceTensor::output({rows, width}), inverse = DeviceTensor::output({rows}), d(dy, {rows, width}), dx(old_dx, {rows, width}),
+          dgain(old_dgain, {width}), dx_alone(old_dx, {rows, width}), dgain_alone(old_dgain, {width});
       launch(RmsNormForward{epsilon, xt, gt, y, inverse});
       launch(RmsNormBackward{xt, gt, inverse, d, dx, dgain, {}});
       launch(RmsNormBackward{xt, gt, inverse, d, dx_alone, {}, {}});
       launch(RmsNormBackward{xt, gt, inverse, d, {}, dgain_alone, {}});
-      std::vector<double> want_y(n), want_inverse(rows), want_dx(old_dx.begin(), old_dx.end()), want_dgain(old_dgain.begin(), old_dgain.end());
+      std::vector<double> want_y(n), want_inverse(rows), want_dx(old_dx.begin(), old_dx.end()),
+          want_dgain(old_dgain.begin(), old_dgain.end());
       for (std::int64_t r = 0; r < rows; ++r) {
         double squares = 0, dot = 0;
         for (std::int64_t c = 0; c < width; ++c) {
@@ -63,11 +64,13 @@ TEST_CASE("layer norm and its gradients") {
       if (width == 1) continue;  // the deviation is 0: only epsilon would be seen
       const std::int64_t n = rows * width;
       const double epsilon = 1e-5;
-      const std::vector<float> x = random_floats(n, 1, 4, 6), gain = random_floats(width, 2), bias = random_floats(width, 6), dy = random_floats(n, 3),
-                               old_dx = random_floats(n, 4), old_dgain = random_floats(width, 5), old_dbias = random_floats(width, 7);
-      const DeviceTensor xt(x, {rows, width}, shift), gt(gain, {width}), bt(bias, {width}), y = DeviceTensor::output({rows, width}),
-                         mean = DeviceTensor::output({rows}), inverse = DeviceTensor::output({rows}), d(dy, {rows, width}), dx(old_dx, {rows, width}),
-                         dgain(old_dgain, {width}), dbias(old_dbias, {width}), dbias_alone(old_dbias, {width});
+      const std::vector<float> x = random_floats(n, 1, 4, 6), gain = random_floats(width, 2), bias = random_floats(width, 6),
+                               dy = random_floats(n, 3), old_dx = random_floats(n, 4), old_dgain = random_floats(width, 5),
+                               old_dbias = random_floats(width, 7);
+      const DeviceTensor xt(x, {rows, width}, shift), gt(gain, {width}), bt(bias, {width}),
+          y = DeviceTensor::output({rows, width}), mean = DeviceTensor::output({rows}), inverse = DeviceTensor::output({rows}),
+          d(dy, {rows, width}), dx(old_dx, {rows, width}), dgain(old_dgain, {width}), dbias(old_dbias, {width}),
+          dbias_alone(old_dbias, {width});
       launch(LayerNormForward{epsilon, xt, gt, bt, y, mean, inverse});
       launch(LayerNormBackward{xt, gt, mean, inverse, d, dx, dgain, dbias, {}});
       launch(LayerNormBackward{xt, gt, mean, inverse, d, {}, {}, dbias_alone, {}});
@@ -105,7 +108,7 @@ TEST_CASE("layer norm and its gradients") {
 }
 
 TEST_CASE("dice in training and evaluation, with its gradients") {
-  for (const Size& size : std::vector<Size>{{0, 3}, {2, 1}, {5, 7}, {40, 36}, {700, 9}})
+  for (const Size& size : std::vector<Size>{{0, 3}, {1, 3}, {2, 1}, {5, 7}, {40, 36}, {700, 9}})
     for (const bool training : {true, false}) {
       const auto [rows, width] = size;
       const std::int64_t n = rows * width;
@@ -114,23 +117,24 @@ TEST_CASE("dice in training and evaluation, with its gradients") {
                                running_variance = random_floats(width, 4, 0.5f, 2), dy = random_floats(n, 5), old_dx = random_floats(n, 6),
                                old_dalpha = random_floats(width, 7);
       const DeviceTensor xt(x, {rows, width}), at(alpha, {width}), rm(running_mean, {width}), rv(running_variance, {width}),
-          y = DeviceTensor::output({rows, width}), mean = DeviceTensor::output({width}), inverse = DeviceTensor::output({width}), d(dy, {rows, width}),
-          dx(old_dx, {rows, width}), dalpha(old_dalpha, {width}), dalpha_alone(old_dalpha, {width});
+          y = DeviceTensor::output({rows, width}), mean = DeviceTensor::output({width}), inverse = DeviceTensor::output({width}),
+          d(dy, {rows, width}), dx(old_dx, {rows, width}), dalpha(old_dalpha, {width}), dalpha_alone(old_dalpha, {width});
       launch(DiceForward{epsilon, momentum, training, xt, at, rm, rv, y, mean, inverse, {}});
       if (rows == 0) {
         CHECK(rm.read() == running_mean);
+        CHECK(mean.read() == running_mean);
         continue;
       }
       launch(DiceBackward{training, xt, at, mean, inverse, d, dx, dalpha, {}});
       launch(DiceBackward{training, xt, at, mean, inverse, d, {}, dalpha_alone, {}});
-      std::vector<double> want_y(n), want_mean(width), want_inverse(width), want_rm(width), want_rv(width), want_dx(old_dx.begin(), old_dx.end()),
-          want_dalpha(old_dalpha.begin(), old_dalpha.end());
+      std::vector<double> want_y(n), want_mean(width), want_inverse(width), want_rm(width), want_rv(width),
+          want_dx(old_dx.begin(), old_dx.end()), want_dalpha(old_dalpha.begin(), old_dalpha.end());
       for (std::int64_t c = 0; c < width; ++c) {
         double m = 0, squares = 0;
         for (std::int64_t r = 0; r < rows; ++r) m += x[r * width + c] / static_cast<double>(rows);
         for (std::int64_t r = 0; r < rows; ++r) squares += (x[r * width + c] - m) * (x[r * width + c] - m);
         want_rm[c] = training ? 0.9 * running_mean[c] + 0.1 * m : running_mean[c];
-        want_rv[c] = training ? 0.9 * running_variance[c] + 0.1 * squares / (rows - 1) : running_variance[c];
+        want_rv[c] = training && rows > 1 ? 0.9 * running_variance[c] + 0.1 * squares / (rows - 1) : running_variance[c];
         const double mu = training ? m : running_mean[c], s = 1 / std::sqrt((training ? squares / rows : running_variance[c]) + epsilon);
         want_mean[c] = mu;
         want_inverse[c] = s;

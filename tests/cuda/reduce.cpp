@@ -8,13 +8,14 @@ using namespace expctr;
 using namespace expctr::test;
 
 TEST_CASE("sums of an axis and their gradient") {
-  const std::vector<Shape> shapes = {{0, 3, 2},  {2, 0, 3},   {1, 1, 1},    {1, 7, 1},    {3, 5, 4},     {2, 33, 7},   {1, 20000, 1},
-                                     {70, 40, 1}, {1, 900, 65}, {5, 600, 1}, {100, 3, 8}, {2, 1500, 3}};
+  const std::vector<Shape> shapes = {{0, 3, 2},     {2, 0, 3},   {1, 1, 1},    {1, 7, 1},   {3, 5, 4},   {2, 33, 7},
+                                     {1, 20000, 1}, {70, 40, 1}, {1, 900, 65}, {5, 600, 1}, {100, 3, 8}, {2, 1500, 3}};
   for (const Shape& shape : shapes) {
     const std::int64_t outer = shape[0], n = shape[1], inner = shape[2];
-    const std::vector<float> x = random_floats(elements(shape), 1), dy = random_floats(outer * inner, 2), old = random_floats(elements(shape), 3);
-    const DeviceTensor xt(x, shape), y = DeviceTensor::output({outer, inner}), again = DeviceTensor::output({outer, inner}), g(dy, {outer, inner}),
-                       dx(old, shape);
+    const std::vector<float> x = random_floats(elements(shape), 1), dy = random_floats(outer * inner, 2),
+                             old = random_floats(elements(shape), 3);
+    const DeviceTensor xt(x, shape), y = DeviceTensor::output({outer, inner}), again = DeviceTensor::output({outer, inner}),
+                                     g(dy, {outer, inner}), dx(old, shape);
     launch(SumForward{0.5, xt, y, {}});
     launch(SumForward{0.5, xt, again, {}});
     launch(SumBackward{0.5, g, dx});
@@ -36,13 +37,14 @@ TEST_CASE("means of segments, empty ones included, and their gradient") {
     std::vector<std::int32_t> offsets;
     std::int64_t rows, width;
   };
-  const std::vector<Case> cases = {{{0}, 0, 3},           {{0, 0}, 0, 3},        {{0, 1}, 1, 1}, {{0, 3, 3, 10, 11}, 11, 5},
-                                   {{0, 0, 40, 100}, 100, 64}, {{2, 5, 9}, 12, 8}};
+  const std::vector<Case> cases = {
+      {{0}, 0, 3}, {{0, 0}, 0, 3}, {{0, 1}, 1, 1}, {{0, 3, 3, 10, 11}, 11, 5}, {{0, 0, 40, 100}, 100, 64}, {{2, 5, 9}, 12, 8}};
   for (const Case& c : cases) {
     const std::int64_t segments = static_cast<std::int64_t>(c.offsets.size()) - 1;
-    const std::vector<float> x = random_floats(c.rows * c.width, 1), dy = random_floats(segments * c.width, 2), old = random_floats(c.rows * c.width, 3);
+    const std::vector<float> x = random_floats(c.rows * c.width, 1), dy = random_floats(segments * c.width, 2),
+                             old = random_floats(c.rows * c.width, 3);
     const DeviceTensor xt(x, {c.rows, c.width}), offsets(c.offsets, {segments + 1}), y = DeviceTensor::output({segments, c.width}),
-                       g(dy, {segments, c.width}), dx(old, {c.rows, c.width});
+                                                                                     g(dy, {segments, c.width}), dx(old, {c.rows, c.width});
     launch(SegmentMeanForward{xt, offsets, y});
     launch(SegmentMeanBackward{g, offsets, dx});
     std::vector<double> mean(static_cast<std::size_t>(segments * c.width)), gradient(old.begin(), old.end());

@@ -41,6 +41,9 @@ TEST_CASE("CRC-32C gives the known answers of RFC 3720, B.4") {
   CHECK(crc32c(falling) == 0x113FDB5Cu);
   CHECK(crc32c("") == 0);
   CHECK(masked_crc32c("") == 0xA282EAD8u);
+  // The first twelve bytes of the event files that TensorFlow itself writes: 24 bytes follow.
+  using namespace std::string_literals;
+  CHECK(tf_record(std::string(24, 'x')).substr(0, 12) == "\x18\0\0\0\0\0\0\0\xA3\x7FK\""s);
 }
 
 TEST_CASE("an event file has the bytes of the format") {

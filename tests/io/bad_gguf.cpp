@@ -69,7 +69,9 @@ TEST_CASE("typed metadata: every type, arrays, nested arrays, other widths") {
   w.header(0, 10, 2);
   w.key("u8", 0).number(std::uint8_t{200}).key("i64", 11).number(std::int64_t{-5}).key("u64", 10).number(~std::uint64_t{0});
   w.key("f64", 12).number(0.5).key("flag", 7).number(std::uint8_t{1});
-  w.string_array("words", {"x", "", "yz"}).number_array<std::uint16_t>("shorts", 2, {1, 65535}).number_array<float>("reals", 6, {1.5f, -2.0f});
+  w.string_array("words", {"x", "", "yz"})
+      .number_array<std::uint16_t>("shorts", 2, {1, 65535})
+      .number_array<float>("reals", 6, {1.5f, -2.0f});
   w.key("nested", 9).number(std::uint32_t{9}).number(std::uint64_t{2});
   for (int i = 0; i < 2; ++i) w.number(std::uint32_t{8}).number(std::uint64_t{1}).text("deep");
   w.number_array<std::int64_t>("wide", 11, {std::int64_t{1} << 40});
@@ -105,7 +107,8 @@ TEST_CASE("GGUF files that are refused, by fault") {
   check_fault("huge-string", GgufWriter{}.header(0, 1).key("k", 8).number(huge).data(100), "reading key 'k'");
   check_fault("string-length-wraps", GgufWriter{}.header(0, 1).key("k", 8).number(~std::uint64_t{0}).data(100), "reading key 'k'");
   check_fault("huge-array", GgufWriter{}.header(0, 1).key("k", 9).number(std::uint32_t{6}).number(huge).data(100), "an array claims");
-  check_fault("array-size-wraps", GgufWriter{}.header(0, 1).key("k", 9).number(std::uint32_t{12}).number(std::uint64_t{1} << 61).data(64), "an array claims");
+  check_fault("array-size-wraps", GgufWriter{}.header(0, 1).key("k", 9).number(std::uint32_t{12}).number(std::uint64_t{1} << 61).data(64),
+              "an array claims");
   check_fault("empty-key", GgufWriter{}.header(0, 1).u32_entry("", 1), "key '' is empty");
   check_fault("key-no-utf8", GgufWriter{}.header(0, 1).u32_entry("\xff\x1b[2J", 1), "key '\\xff\\x1b[2J'");
   check_fault("long-key", GgufWriter{}.header(0, 1).u32_entry(std::string(70000, 'k'), 1), "longer than 65535");
@@ -116,25 +119,31 @@ TEST_CASE("GGUF files that are refused, by fault") {
   nested.header(0, 1).key("k", 9);
   for (int i = 0; i < 100; ++i) nested.number(std::uint32_t{9}).number(std::uint64_t{1});
   check_fault("deep-nesting", nested, "arrays inside arrays");
-  check_fault("alignment-zero", GgufWriter{}.header(1, 1).u32_entry("general.alignment", 0).tensor("a", {1}, f32, 0).data(4), "general.alignment is 0");
-  check_fault("alignment-odd", GgufWriter{}.header(1, 1).u32_entry("general.alignment", 24).tensor("a", {1}, f32, 0).data(4), "general.alignment is 24");
+  check_fault("alignment-zero", GgufWriter{}.header(1, 1).u32_entry("general.alignment", 0).tensor("a", {1}, f32, 0).data(4),
+              "general.alignment is 0");
+  check_fault("alignment-odd", GgufWriter{}.header(1, 1).u32_entry("general.alignment", 24).tensor("a", {1}, f32, 0).data(4),
+              "general.alignment is 24");
   check_fault("alignment-text", GgufWriter{}.header(0, 1).string_entry("general.alignment", "32"), "'general.alignment' is of type string");
 
   check_fault("five-extents", GgufWriter{}.header(1, 0).tensor("a", {1, 1, 1, 1, 1}, f32, 0).data(4), "5 extents");
   check_fault("extents-overflow", GgufWriter{}.header(1, 0).tensor("a", {huge, huge}, f32, 0).data(4), "product of the extents overflows");
-  check_fault("extents-overflow-with-zero", GgufWriter{}.header(1, 0).tensor("a", {huge, huge, 0}, f32, 0).data(4), "product of the extents overflows");
+  check_fault("extents-overflow-with-zero", GgufWriter{}.header(1, 0).tensor("a", {huge, huge, 0}, f32, 0).data(4),
+              "product of the extents overflows");
   check_fault("bytes-overflow", GgufWriter{}.header(1, 0).tensor("a", {std::uint64_t{1} << 62}, f32, 0).data(4), "overflows");
   check_fault("negative-extent", GgufWriter{}.header(1, 0).tensor("a", {~std::uint64_t{0}}, f32, 0).data(4), "overflows");
   check_fault("half-block", GgufWriter{}.header(1, 0).tensor("a", {48}, q4_1, 0).data(40), "no multiple of the q4_1 block of 32");
   check_fault("offset-unaligned", GgufWriter{}.header(1, 0).tensor("a", {4}, f32, 4).data(64), "no multiple of the alignment");
   check_fault("offset-outside", GgufWriter{}.header(1, 0).tensor("a", {4}, f32, 96).data(64), "tensor 'a' needs bytes 96 to 112");
   check_fault("offset-wraps", GgufWriter{}.header(1, 0).tensor("a", {16}, f32, ~std::uint64_t{31}).data(64), "tensor 'a' needs bytes");
-  check_fault("tensor-cut", GgufWriter{}.header(1, 0).tensor("a", {17}, f32, 0).data(64), "needs bytes 0 to 68 of the data section, which has 64");
+  check_fault("tensor-cut", GgufWriter{}.header(1, 0).tensor("a", {17}, f32, 0).data(64),
+              "needs bytes 0 to 68 of the data section, which has 64");
   check_fault("no-data", GgufWriter{}.header(1, 0).tensor("a", {4}, f32, 0), "which has 0");
   check_fault("tensor-list-cut", GgufWriter{}.header(1, 0).text("a").number(std::uint32_t{2}).number(std::uint64_t{1}), "more than");
-  check_fault("tensors-overlap", GgufWriter{}.header(2, 0).tensor("a", {16}, f32, 0).tensor("b", {4}, f32, 32).data(64), "'a' and 'b' overlap");
+  check_fault("tensors-overlap", GgufWriter{}.header(2, 0).tensor("a", {16}, f32, 0).tensor("b", {4}, f32, 32).data(64),
+              "'a' and 'b' overlap");
   check_fault("tensors-same-place", GgufWriter{}.header(2, 0).tensor("a", {4}, f32, 0).tensor("b", {4}, f32, 0).data(64), "overlap");
-  check_fault("tensor-twice", GgufWriter{}.header(2, 0).tensor("a", {4}, f32, 0).tensor("a", {4}, f32, 32).data(64), "tensor 'a' is there twice");
+  check_fault("tensor-twice", GgufWriter{}.header(2, 0).tensor("a", {4}, f32, 0).tensor("a", {4}, f32, 32).data(64),
+              "tensor 'a' is there twice");
 }
 
 TEST_CASE("a file cut at any byte is refused") {
@@ -160,7 +169,8 @@ TEST_CASE("a refused count allocates nothing") {
 
 TEST_CASE("types the program does not compute with are listed and refused by name") {
   const TemporaryFolder folder;
-  const auto path = GgufWriter{}.header(2, 0).tensor("bytes", {4}, i8, 0).tensor("strange", {4}, 77, 32).data(64).save(folder / "types.gguf");
+  const auto path =
+      GgufWriter{}.header(2, 0).tensor("bytes", {4}, i8, 0).tensor("strange", {4}, 77, 32).data(64).save(folder / "types.gguf");
   const GgufFile file = GgufFile::open(path);
   CHECK(file.tensors().empty());
   REQUIRE(file.unsupported().size() == 2);

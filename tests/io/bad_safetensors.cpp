@@ -50,8 +50,9 @@ TEST_CASE("what is written is read back, in a fixed order, aligned") {
   const double wide[2] = {0.1, -0.2};
   const std::uint8_t bytes[3] = {7, 8, 9};
   const std::int64_t ids[1] = {-100};
-  const TensorBytes tensors[] = {{"z.bytes", DType::u8, {3}, bytes}, {"matrix", DType::f32, {2, 3}, matrix}, {"wide", DType::f64, {2}, wide},
-                                 {"empty", DType::f32, {0, 4}, nullptr}, {"ids", DType::i64, {1}, ids}, {"scalar", DType::f32, {}, matrix}};
+  const TensorBytes tensors[] = {{"z.bytes", DType::u8, {3}, bytes}, {"matrix", DType::f32, {2, 3}, matrix},
+                                 {"wide", DType::f64, {2}, wide},    {"empty", DType::f32, {0, 4}, nullptr},
+                                 {"ids", DType::i64, {1}, ids},      {"scalar", DType::f32, {}, matrix}};
   const std::string first = serialise_safetensors(tensors, {{"format", "pt"}});
   std::vector<TensorBytes> reversed(std::rbegin(tensors), std::rend(tensors));
   CHECK(serialise_safetensors(reversed, {{"format", "pt"}}) == first);
@@ -69,7 +70,8 @@ TEST_CASE("what is written is read back, in a fixed order, aligned") {
   CHECK(file.required_tensor("empty").bytes == 0);
   CHECK(file.required_tensor("scalar").elements() == 1);
   for (const TensorInfo& tensor : file.tensors())
-    if (tensor.bytes > 0) CHECK(reinterpret_cast<std::uintptr_t>(tensor.data) % static_cast<unsigned>(dtype_traits(tensor.dtype).block_bytes) == 0);
+    if (tensor.bytes > 0)
+      CHECK(reinterpret_cast<std::uintptr_t>(tensor.data) % static_cast<unsigned>(dtype_traits(tensor.dtype).block_bytes) == 0);
   CHECK_THROWS_WITH_AS(file.required_tensor("nothing"), doctest::Contains("no tensor 'nothing'"), InputError);
 
   const TensorBytes twice[] = {{"a", DType::f32, {1}, matrix}, {"a", DType::f32, {1}, matrix}};
@@ -112,7 +114,8 @@ TEST_CASE("safetensors files that are refused, by fault") {
   check_fault("not-utf8", with_header("{\"\xff\":" + a + "}", 8), "no valid JSON");
   check_fault("deep-json", with_header("{\"a\":" + std::string(10000, '[') + std::string(10000, ']') + "}", 0), "nested more than 4 deep");
   check_fault("name-twice", with_header("{\"a\":" + a + ",\"a\":" + a + "}", 8), "key 'a' is there twice");
-  check_fault("dtype-twice", with_header(R"({"a":{"dtype":"F32","dtype":"F64","shape":[2],"data_offsets":[0,8]}})", 8), "key 'dtype' is there twice");
+  check_fault("dtype-twice", with_header(R"({"a":{"dtype":"F32","dtype":"F64","shape":[2],"data_offsets":[0,8]}})", 8),
+              "key 'dtype' is there twice");
   check_fault("unknown-dtype", with_header("{\"a\":" + entry("F31", "[2]", "[0,8]") + "}", 8), "unknown dtype 'F31'");
   check_fault("no-shape", with_header(R"({"a":{"dtype":"F32","data_offsets":[0,8]}})", 8), "lacks a name, dtype, shape");
   check_fault("text-shape", with_header("{\"a\":" + entry("F32", "[\"2\"]", "[0,8]") + "}", 8), "not a whole number");
@@ -127,7 +130,8 @@ TEST_CASE("safetensors files that are refused, by fault") {
   check_fault("size-mismatch", with_header("{\"a\":" + entry("F32", "[3]", "[0,8]") + "}", 8), "need 12 bytes, its offsets give 8");
   check_fault("overlap", with_header("{\"a\":" + a + ",\"b\":" + entry("F32", "[2]", "[4,12]") + "}", 12), "tensors 'a' and 'b' overlap");
   check_fault("same-place", with_header("{\"a\":" + a + ",\"b\":" + a + "}", 8), "tensors 'a' and 'b' overlap");
-  check_fault("gap", with_header("{\"a\":" + a + ",\"b\":" + entry("F32", "[2]", "[12,20]") + "}", 20), "bytes 8 to 12 of the data section belong to no tensor");
+  check_fault("gap", with_header("{\"a\":" + a + ",\"b\":" + entry("F32", "[2]", "[12,20]") + "}", 20),
+              "bytes 8 to 12 of the data section belong to no tensor");
   check_fault("data-behind", with_header("{\"a\":" + a + "}", 9), "the last 1 bytes belong to no tensor");
   check_fault("metadata-number", with_header(R"({"__metadata__":{"x":1}})", 0), "is no text");
   check_fault("metadata-array", with_header(R"({"__metadata__":[]})", 0), "no object");
@@ -135,7 +139,9 @@ TEST_CASE("safetensors files that are refused, by fault") {
 
 TEST_CASE("dtypes the program does not compute with are refused only when asked for") {
   const TemporaryFolder folder;
-  const auto path = save(folder / "t.safetensors", with_header("{\"a\":" + entry("F8_E4M3", "[8]", "[0,8]") + ",\"mask\":" + entry("BOOL", "[2]", "[8,10]") + "}", 10));
+  const auto path =
+      save(folder / "t.safetensors",
+           with_header("{\"a\":" + entry("F8_E4M3", "[8]", "[0,8]") + ",\"mask\":" + entry("BOOL", "[2]", "[8,10]") + "}", 10));
   const SafetensorsFile file = SafetensorsFile::open(path);
   CHECK(file.required_tensor("mask").dtype == DType::u8);
   CHECK(file.unsupported().size() == 1);

@@ -49,7 +49,8 @@ TEST_CASE("oracle llm/gguf_types: every supported type equals the reference valu
       ++compared;
     }
     CHECK(compared > 0);
-    fmt::print("oracle llm/gguf_types/{} {} max_rel_err=0 tol=0 ({} types)\n", item.path().stem().string(), wrong == 0 ? "ok" : "FAIL", compared);
+    fmt::print("oracle llm/gguf_types/{} {} max_rel_err=0 tol=0 ({} types)\n", item.path().stem().string(), wrong == 0 ? "ok" : "FAIL",
+               compared);
     for (const UnsupportedTensor& tensor : gguf.unsupported()) {
       fmt::print("oracle llm/gguf_types/{} unsupported {}\n", item.path().stem().string(), tensor.type);
       CHECK_THROWS_WITH_AS(gguf.find_tensor(tensor.name), doctest::Contains(tensor.type.c_str()), InputError);

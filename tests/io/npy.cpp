@@ -34,7 +34,8 @@ void check_fault(const char* name, const std::string& bytes, const char* fault) 
     read_npy(save(folder / name, bytes));
     FAIL_CHECK(fmt::format("{}: no error", name));
   } catch (const InputError& error) {
-    CHECK_MESSAGE(std::string(error.what()).find(fault) != std::string::npos, fmt::format("{}: '{}' lacks '{}'", name, error.what(), fault));
+    CHECK_MESSAGE(std::string(error.what()).find(fault) != std::string::npos,
+                  fmt::format("{}: '{}' lacks '{}'", name, error.what(), fault));
   }
 }
 
@@ -59,7 +60,7 @@ TEST_CASE("what is written is read back") {
     const NpyArray array = read_npy(save(folder / "a.npy", serialise_npy(DType::f64, shape, values)));
     CHECK(array.shape == shape);
     CHECK(array.dtype == DType::f64);
-    CHECK(std::memcmp(array.bytes.data(), values, array.bytes.size()) == 0);
+    CHECK((array.bytes.empty() || std::memcmp(array.bytes.data(), values, array.bytes.size()) == 0));
   }
   const std::int64_t ids[2] = {-1, 1};
   const std::int64_t two[1] = {2};
@@ -76,12 +77,16 @@ TEST_CASE("npy files that are refused, by fault") {
   check_fault("fortran", with_header("{'descr': '<f4', 'fortran_order': True, 'shape': (1, 2), }", 8), "Fortran order");
   check_fault("big-endian", with_header("{'descr': '>f4', 'fortran_order': False, 'shape': (2,), }", 8), "'>f4' are not supported");
   check_fault("objects", with_header("{'descr': '|O', 'fortran_order': False, 'shape': (2,), }", 16), "'|O' are not supported");
-  check_fault("key-twice", with_header("{'descr': '<f4', 'descr': '<f8', 'fortran_order': False, 'shape': (2,), }", 16), "unexpected key 'descr'");
+  check_fault("key-twice", with_header("{'descr': '<f4', 'descr': '<f8', 'fortran_order': False, 'shape': (2,), }", 16),
+              "unexpected key 'descr'");
   check_fault("no-shape", with_header("{'descr': '<f4', 'fortran_order': False, }", 8), "is missing");
   check_fault("negative", with_header("{'descr': '<f4', 'fortran_order': False, 'shape': (-2,), }", 8), "an extent expected");
-  check_fault("huge-extent", with_header("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,), }", 8), "an extent overflows");
-  check_fault("shape-overflow", with_header("{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296), }", 8), "overflows");
-  check_fault("too-short", with_header("{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }", 8), "the shape needs 12 bytes of data, the file has 8");
+  check_fault("huge-extent", with_header("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,), }", 8),
+              "an extent overflows");
+  check_fault("shape-overflow", with_header("{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296), }", 8),
+              "overflows");
+  check_fault("too-short", with_header("{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }", 8),
+              "the shape needs 12 bytes of data, the file has 8");
   check_fault("too-long", with_header("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }", 8), "the file has 8");
   check_fault("unfinished", with_header("{'descr': '<f4", 8), "a text does not end");
 }

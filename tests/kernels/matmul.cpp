@@ -57,7 +57,7 @@ void compare(Shape s, bool transpose_a, bool transpose_b, bool accumulate, doubl
 
 TEST_CASE("matmul adds along k in ascending order, whatever the shape, threads and instruction set") {
   const Shape shapes[] = {{1, 1, 1, 1},    {2, 1, 33, 7},     {1, 3, 5, 0},    {0, 2, 2, 2},    {1, 6, 16, 9},
-                          {3, 13, 31, 40}, {1, 25, 65, 1100}, {2, 100, 8, 64}, {1, 200, 40, 17}};
+                          {3, 13, 31, 40}, {1, 25, 65, 1100}, {2, 100, 8, 64}, {300, 3, 5, 70}, {1, 200, 40, 17}};
   for_each_setting([&] {
     for (const Shape& s : shapes)
       for (int flags = 0; flags < 8; ++flags) {

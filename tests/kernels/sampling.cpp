@@ -119,7 +119,7 @@ TEST_CASE("probabilities after temperature, top-k and top-p equal the oracle's")
     const std::vector<double> logits = tensors["row" + std::to_string(c.at("row").get<int>()) + "/logits"], expected = tensors[name];
     const cpu::SamplingRule rule{c.at("temperature"), c.at("top_k"), c.at("top_p"), 0.0};
     std::vector<double> probability(logits.size());
-    std::vector<std::int32_t> order(logits.size());
+    std::vector<std::uint64_t> order(logits.size());
     cpu::sampling_probabilities(logits.data(), static_cast<std::int64_t>(logits.size()), rule, probability.data(), order.data());
     std::int64_t kept = 0;
     double worst = 0, worst_single = 0;
@@ -150,7 +150,7 @@ TEST_CASE("frequencies follow the probabilities (chi-square)") {
   row[3] = -INFINITY;
   for (const cpu::SamplingRule rule : {cpu::SamplingRule{1, 0, 1, 0}, {0.7, 0, 1, 0}, {1.5, 6, 1, 0}, {1, 0, 0.8, 0}, {1, 8, 0.9, 0.1}}) {
     std::vector<double> probability(classes);
-    std::vector<std::int32_t> order(classes);
+    std::vector<std::uint64_t> order(classes);
     cpu::sampling_probabilities(row.data(), classes, rule, probability.data(), order.data());
     Array<float> logits({draws, classes}), u({draws});
     for (std::int64_t r = 0; r < draws; ++r) {
@@ -172,6 +172,33 @@ TEST_CASE("frequencies follow the probabilities (chi-square)") {
     }
     // Mean `degrees`, variance 2 degrees; five standard deviations.
     CHECK(statistic < degrees + 5 * std::sqrt(2.0 * degrees) + 5);
+  }
+}
+
+TEST_CASE("cuts of a large row equal a full sort, ties included") {
+  const std::int64_t classes = 5000;
+  for (const double spread : {1.0, 12.0}) {
+    std::vector<float> logits(classes);
+    for (std::int64_t i = 0; i < classes; ++i)
+      logits[i] = static_cast<float>(
+          spread * std::round(64 * uniform_float(philox({8, 8}, {static_cast<std::uint32_t>(i), 0, 0, 0}).word[0])) / 64 - 2);
+    std::vector<std::int64_t> sorted(classes);
+    for (std::int64_t i = 0; i < classes; ++i) sorted[i] = i;
+    std::stable_sort(sorted.begin(), sorted.end(), [&](std::int64_t a, std::int64_t b) { return logits[a] > logits[b]; });
+    for (const auto& [top_k, top_p] : {std::pair<std::int64_t, double>{0, 0.9}, {0, 0.3}, {700, 1.0}, {1000, 0.6}, {0, 0.99999}}) {
+      std::vector<double> probability(classes);
+      std::vector<std::uint64_t> order(classes);
+      cpu::sampling_probabilities(logits.data(), classes, {1.0, top_k, top_p, 0.0}, probability.data(), order.data());
+      const std::int64_t most = top_k > 0 ? top_k : classes;
+      double total = 0, sum = 0;
+      for (std::int64_t i = 0; i < most; ++i) total += std::exp(static_cast<double>(logits[sorted[i]]));
+      std::int64_t kept = 0;
+      while (kept < most && (top_p == 1.0 || sum / total < top_p)) sum += std::exp(static_cast<double>(logits[sorted[kept++]]));
+      std::int64_t wrong = 0;
+      for (std::int64_t i = 0; i < classes; ++i) wrong += (probability[sorted[i]] > 0) != (i < kept);
+      CHECK(wrong <= 1);  // float exponentials may move the cut by one
+      CHECK(probability[sorted[0]] == doctest::Approx(std::exp(static_cast<double>(logits[sorted[0]])) / sum));
+    }
   }
 }
 

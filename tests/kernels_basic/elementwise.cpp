@@ -293,6 +293,42 @@ TEST_CASE("convert reads q4_1 and q8_0 blocks") {
                  "whole blocks"));
 }
 
+namespace {
+
+/// Convert and a row-wise look at the blocks agree on random bytes.
+template <class Block>
+void check_blocks(DType dtype, int length) {
+  const std::int64_t rows = 3, blocks = 20;
+  std::vector<std::uint8_t> bytes;
+  for (const std::int32_t byte : ids(rows * blocks * static_cast<std::int64_t>(sizeof(Block)), 1, 0, 256)) {
+    // No exponent of all ones in a binary16 scale, wherever it lies: NaN would equal nothing.
+    bytes.push_back(static_cast<std::uint8_t>((byte & 0x7C) == 0x7C ? byte & 0xBF : byte));
+  }
+  Guarded<std::uint8_t> storage({static_cast<std::int64_t>(bytes.size())}, bytes);
+  const std::int64_t n = rows * blocks * length;
+  Guarded<float> y({rows, blocks * length}, std::vector<float>(static_cast<std::size_t>(n)));
+  cpu::run(Convert{shaped(storage.view(dtype), {rows, blocks * length}), y.view()}, {});
+  const std::vector<float> got = y.values();
+  for (std::int64_t i = 0; i < n; ++i) {
+    Block block;
+    std::memcpy(&block, bytes.data() + i / length * static_cast<std::int64_t>(sizeof(Block)), sizeof(Block));
+    REQUIRE(got[static_cast<std::size_t>(i)] == dequantise(block, static_cast<int>(i % length)));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("convert finds every block of every format") {
+  check_blocks<BlockQ4_0>(DType::q4_0, 32);
+  check_blocks<BlockQ4_1>(DType::q4_1, 32);
+  check_blocks<BlockQ5_0>(DType::q5_0, 32);
+  check_blocks<BlockQ5_1>(DType::q5_1, 32);
+  check_blocks<BlockQ8_0>(DType::q8_0, 32);
+  check_blocks<BlockQ4_K>(DType::q4_k, 256);
+  check_blocks<BlockQ5_K>(DType::q5_k, 256);
+  check_blocks<BlockQ6_K>(DType::q6_k, 256);
+}
+
 TEST_CASE_TEMPLATE("swiglu", T, float, double) {
   for (const std::int64_t n : {0, 1, 21, 9001}) {
     const std::vector<T> gate = values<T>(n, 1, -5, 5), up = values<T>(n, 2), dy = values<T>(n, 3), g0 = values<T>(n, 4),

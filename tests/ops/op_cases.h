@@ -34,6 +34,7 @@ struct OpCase {
   Operation run;
   Reference reference;              ///< flat output values; written out as plain loops in double
   std::int64_t reduction = 1;       ///< length of the longest sum behind one output or gradient element: tolerances grow with its square root
+  double magnitude = 0.0;           ///< size of the terms that cancel inside the op (x - mean, say): errors are measured against no less
   bool float64 = true;              ///< the op exists in f64 on the CPU (ops on packed weights and pages do not)
 };
 

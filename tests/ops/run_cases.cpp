@@ -168,7 +168,7 @@ TEST_CASE("op table: values on every backend") {
       for (const Operand& operand : operands) inputs.push_back(place_operand(operand, place));
       const Tensor y = c.run(inputs);
       const std::vector<double> expected = c.reference(operands);
-      compare(values_of(y), expected, std::max(largest(expected), 1e-30), tolerance(place.dtype, c.reduction), what);
+      compare(values_of(y), expected, std::max({largest(expected), c.magnitude, 1e-30}), tolerance(place.dtype, c.reduction), what);
     }
   }
   CHECK(guard_violations() == 0);
@@ -206,7 +206,7 @@ TEST_CASE("op table: gradients on every backend") {
             expected.push_back((above - weighted(exact, moved)) / 2e-6);
             moved[k].values[i] = at;
           }
-          compare(g.of_operand[k], expected, std::max(largest(expected), 1e-3), tolerance(place.dtype, c.reduction) + 1e-6, what + fmt::format(", gradient {}", k));
+          compare(g.of_operand[k], expected, std::max({largest(expected), c.magnitude, 1e-3}), tolerance(place.dtype, c.reduction) + 1e-6, what + fmt::format(", gradient {}", k));
         }
         continue;
       }
@@ -215,7 +215,7 @@ TEST_CASE("op table: gradients on every backend") {
         // A gradient whose terms nearly cancel is measured against 5 % of the case's largest one.
         double most = 0.0;
         for (const auto& other : reference.of_operand) most = std::max(most, largest(other));
-        compare(g.of_operand[k], reference.of_operand[k], std::max({largest(reference.of_operand[k]), 0.05 * most, 1e-3}), tolerance(place.dtype, c.reduction) * 2.0,
+        compare(g.of_operand[k], reference.of_operand[k], std::max({largest(reference.of_operand[k]), c.magnitude, 0.05 * most, 1e-3}), tolerance(place.dtype, c.reduction) * 2.0,
                 what + fmt::format(", gradient {}", k));
       }
     }

@@ -58,7 +58,8 @@ TEST_CASE("pair merging by heap equals merging one pair at a time") {
     for (std::int32_t rank = 0; rank < 60; ++rank) {
       const RandomBits bits = philox(key, {trial, static_cast<std::uint32_t>(rank), 0, 0});
       // Equal ranks occur, as with equal scores.
-      table.insert(static_cast<std::int32_t>(bits.word[0] % static_cast<unsigned>(next)), static_cast<std::int32_t>(bits.word[1] % static_cast<unsigned>(next)),
+      table.insert(static_cast<std::int32_t>(bits.word[0] % static_cast<unsigned>(next)),
+                   static_cast<std::int32_t>(bits.word[1] % static_cast<unsigned>(next)),
                    {static_cast<std::int32_t>(bits.word[2] % 40), next});
       ++next;
     }
@@ -114,7 +115,8 @@ TEST_CASE("pre-tokenisers lose no byte, whatever the bytes") {
 TEST_CASE("a pattern from a file that is wrong or too costly is an error") {
   CHECK_THROWS_WITH_AS(PreTokenizer({{"(unclosed"}}, "tokenizer.json"), doctest::Contains("does not compile"), InputError);
   const PreTokenizer costly({{"(a+)+$"}}, "tokenizer.json");
-  CHECK_THROWS_WITH_AS(pieces(costly, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab"), doctest::Contains("gave up"), InputError);
+  CHECK_THROWS_WITH_AS(pieces(costly, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab"), doctest::Contains("gave up"),
+                       InputError);
   const PreTokenizer empty_matches({{"x*"}}, "tokenizer.json");
   CHECK(pieces(empty_matches, "axxé").size() == 3);
 }
@@ -134,8 +136,10 @@ TEST_CASE("SmolLM2: any bytes survive, long texts take linear time") {
     const auto ids = tokenizer->encode(text, false);
     CHECK(std::none_of(ids.begin(), ids.end(), [&](std::int32_t id) { return tokenizer->is_control(id); }));
     const std::string back = tokenizer->decode(ids);
-    if (back == text) ++unchanged;
-    else CHECK(back.find("\xEF\xBF\xBD") != back.npos);  // for bytes that UTF-8 never has there is no token
+    if (back == text)
+      ++unchanged;
+    else
+      CHECK(back.find("\xEF\xBF\xBD") != back.npos);  // for bytes that UTF-8 never has there is no token
   }
   CHECK(unchanged >= 150);
   // One word, one run of blanks, and one of changing letters of a megabyte each: quadratic merging would take minutes.
@@ -168,8 +172,8 @@ TEST_CASE("SentencePiece merges through characters that are no tokens, as mergin
   using Ids = std::vector<std::int32_t>;
   CHECK(tokenizer->encode("a\u00e9b", false) == Ids{4});
   CHECK(tokenizer->encode("\u00e9a", false) == Ids{5, 6, 1});
-  CHECK(tokenizer->encode("b\u00e8", false) == Ids{2, 0});             // no byte token for its second byte: unknown
-  CHECK(tokenizer->encode("<s>", false) == Ids{10, 0});                 // a typed control token stays text
+  CHECK(tokenizer->encode("b\u00e8", false) == Ids{2, 0});  // no byte token for its second byte: unknown
+  CHECK(tokenizer->encode("<s>", false) == Ids{10, 0});     // a typed control token stays text
   CHECK(tokenizer->encode("<s>", true) == Ids{7});
   CHECK(tokenizer->decode(Ids{7, 1, 5, 6}) == "a\u00e9");
 }

@@ -22,7 +22,8 @@ void check_gguf(const char* fault_name, const GgufWriter& writer, const char* fa
     tokenizer_from_gguf(GgufFile::open(file.hold(writer.bytes)));
     FAIL_CHECK(fmt::format("{}: no error", fault_name));
   } catch (const InputError& error) {
-    CHECK_MESSAGE(std::string(error.what()).find(fault) != std::string::npos, fmt::format("{}: '{}' lacks '{}'", fault_name, error.what(), fault));
+    CHECK_MESSAGE(std::string(error.what()).find(fault) != std::string::npos,
+                  fmt::format("{}: '{}' lacks '{}'", fault_name, error.what(), fault));
   }
 }
 
@@ -44,7 +45,8 @@ void check_json(const char* fault_name, const json& document, const char* fault)
     load_tokenizer(folder.path());
     FAIL_CHECK(fmt::format("{}: no error", fault_name));
   } catch (const InputError& error) {
-    CHECK_MESSAGE(std::string(error.what()).find(fault) != std::string::npos, fmt::format("{}: '{}' lacks '{}'", fault_name, error.what(), fault));
+    CHECK_MESSAGE(std::string(error.what()).find(fault) != std::string::npos,
+                  fmt::format("{}: '{}' lacks '{}'", fault_name, error.what(), fault));
   }
 }
 
@@ -58,14 +60,21 @@ json with(json document, const char* pointer, const json& value) {
 TEST_CASE("GGUF tokenisers that are refused, by fault") {
   check_gguf("no-model", GgufWriter{}.header(0, 1).u32_entry("x", 1), "no key 'tokenizer.ggml.model'");
   check_gguf("no-tokens", GgufWriter{}.header(0, 1).string_entry("tokenizer.ggml.model", "gpt2"), "no key 'tokenizer.ggml.tokens'");
-  check_gguf("unknown-model", GgufWriter{}.header(0, 2).string_entry("tokenizer.ggml.model", "t5").string_array("tokenizer.ggml.tokens", {"a"}), "'t5' is not supported");
-  check_gguf("no-pre", GgufWriter{}.header(0, 2).string_entry("tokenizer.ggml.model", "gpt2").string_array("tokenizer.ggml.tokens", {"a"}), "tokenizer.ggml.pre");
-  check_gguf("empty-vocabulary", GgufWriter{}.header(0, 2).string_entry("tokenizer.ggml.model", "gpt2").string_array("tokenizer.ggml.tokens", {}), "a vocabulary of 0 tokens");
+  check_gguf("unknown-model",
+             GgufWriter{}.header(0, 2).string_entry("tokenizer.ggml.model", "t5").string_array("tokenizer.ggml.tokens", {"a"}),
+             "'t5' is not supported");
+  check_gguf("no-pre", GgufWriter{}.header(0, 2).string_entry("tokenizer.ggml.model", "gpt2").string_array("tokenizer.ggml.tokens", {"a"}),
+             "tokenizer.ggml.pre");
+  check_gguf("empty-vocabulary",
+             GgufWriter{}.header(0, 2).string_entry("tokenizer.ggml.model", "gpt2").string_array("tokenizer.ggml.tokens", {}),
+             "a vocabulary of 0 tokens");
   check_gguf("no-merges", byte_level(0), "tokenizer.ggml.merges");
   check_gguf("merge-without-blank", byte_level(1).string_array("tokenizer.ggml.merges", {"ab"}), "merge 0 is 'ab'");
   check_gguf("merge-of-strangers", byte_level(1).string_array("tokenizer.ggml.merges", {"a b", "b a"}), "merge 1 ('b' and 'a')");
-  check_gguf("types-too-few", byte_level(1).number_array<std::int32_t>("tokenizer.ggml.token_type", 5, {1, 1}), "2 token types for 3 tokens");
-  check_gguf("type-unknown", byte_level(1).number_array<std::int32_t>("tokenizer.ggml.token_type", 5, {1, 9, 1}), "token 1 has the unknown type 9");
+  check_gguf("types-too-few", byte_level(1).number_array<std::int32_t>("tokenizer.ggml.token_type", 5, {1, 1}),
+             "2 token types for 3 tokens");
+  check_gguf("type-unknown", byte_level(1).number_array<std::int32_t>("tokenizer.ggml.token_type", 5, {1, 9, 1}),
+             "token 1 has the unknown type 9");
   check_gguf("bos-outside", byte_level(1).u32_entry("tokenizer.ggml.bos_token_id", 3), "tokenizer.ggml.bos_token_id is 3");
   GgufWriter scores;
   scores.header(0, 3).string_entry("tokenizer.ggml.model", "llama").string_array("tokenizer.ggml.tokens", {"a", "b"});
@@ -92,16 +101,24 @@ TEST_CASE("tokenizer.json files that are refused, by fault") {
   check_json("same-id", with(small_bpe(), "/model/vocab/b", 0), "have the same id");
   check_json("merge-number", with(small_bpe(), "/model/merges/0", 7), "merge 0 is '7'");
   check_json("merge-of-strangers", with(small_bpe(), "/model/merges/0", "b a"), "merge 0 ('b' and 'a')");
-  check_json("unknown-normaliser", with(small_bpe(), "/normalizer", {{"type", "Lowercase"}}), "normalizer '{\"type\":\"Lowercase\"}' is not supported");
-  check_json("unknown-cut", with(small_bpe(), "/pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {{{"type", "ByteLevel"}}, {{"type", "Whitespace"}}}}}), "'{\"type\":\"Whitespace\"}'");
+  check_json("unknown-normaliser", with(small_bpe(), "/normalizer", {{"type", "Lowercase"}}),
+             "normalizer '{\"type\":\"Lowercase\"}' is not supported");
+  check_json(
+      "unknown-cut",
+      with(small_bpe(), "/pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {{{"type", "ByteLevel"}}, {{"type", "Whitespace"}}}}}),
+      "'{\"type\":\"Whitespace\"}'");
   check_json("added-without-text", with(small_bpe(), "/added_tokens", {{{"id", 3}}}), "added token without content");
-  check_json("ends-are-no-token", with(small_bpe(), "/post_processor", {{"type", "BertProcessing"}, {"cls", {"[CLS]", 7}}, {"sep", {"[SEP]", 8}}}), "'[CLS]', which is no token");
+  check_json("ends-are-no-token",
+             with(small_bpe(), "/post_processor", {{"type", "BertProcessing"}, {"cls", {"[CLS]", 7}}, {"sep", {"[SEP]", 8}}}),
+             "'[CLS]', which is no token");
   const TemporaryFolder folder;
   CHECK_THROWS_WITH_AS(load_tokenizer(folder.path()), doctest::Contains("tokenizer.json"), InputError);
 }
 
 TEST_CASE("added tokens, roles and NFC of tokenizer.json") {
-  json document = with(small_bpe(), "/added_tokens", {{{"id", 3}, {"content", "<end>"}, {"special", true}, {"rstrip", true}}, {{"id", 4}, {"content", "ba"}, {"special", false}}});
+  json document =
+      with(small_bpe(), "/added_tokens",
+           {{{"id", 3}, {"content", "<end>"}, {"special", true}, {"rstrip", true}}, {{"id", 4}, {"content", "ba"}, {"special", false}}});
   document["model"]["vocab"]["\u00c3"] = 5;  // byte C3 as the vocabulary spells it
   document["model"]["vocab"]["\u00a9"] = 6;  // byte A9
   document["normalizer"] = {{"type", "NFC"}};

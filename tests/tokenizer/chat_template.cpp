@@ -17,13 +17,15 @@ namespace {
 
 /// A tiny WordPiece tokeniser with the given template; only its template and special tokens matter here.
 std::shared_ptr<const Tokenizer> tokenizer_with(const TemporaryFolder& folder, const std::string& chat_template) {
-  json tokenizer = {{"added_tokens",
-                     {{{"id", 1}, {"content", "<s>"}, {"special", true}},
-                      {{"id", 2}, {"content", "</s>"}, {"special", true}},
-                      {{"id", 4}, {"content", "<|eot_id|>"}, {"special", true}}}},
-                    {"normalizer", nullptr},
-                    {"pre_tokenizer", {{"type", "BertPreTokenizer"}}},
-                    {"model", {{"type", "WordPiece"}, {"unk_token", "[UNK]"}, {"vocab", {{"[UNK]", 0}, {"<s>", 1}, {"</s>", 2}, {"a", 3}, {"<|eot_id|>", 4}}}}}};
+  json tokenizer = {
+      {"added_tokens",
+       {{{"id", 1}, {"content", "<s>"}, {"special", true}},
+        {{"id", 2}, {"content", "</s>"}, {"special", true}},
+        {{"id", 4}, {"content", "<|eot_id|>"}, {"special", true}}}},
+      {"normalizer", nullptr},
+      {"pre_tokenizer", {{"type", "BertPreTokenizer"}}},
+      {"model",
+       {{"type", "WordPiece"}, {"unk_token", "[UNK]"}, {"vocab", {{"[UNK]", 0}, {"<s>", 1}, {"</s>", 2}, {"a", 3}, {"<|eot_id|>", 4}}}}}};
   json config = {{"bos_token", "<s>"}, {"eos_token", {{"content", "</s>"}}}, {"chat_template", chat_template}};
   std::ofstream(folder / "tokenizer.json") << tokenizer.dump();
   std::ofstream(folder / "tokenizer_config.json") << config.dump();
@@ -64,7 +66,8 @@ TEST_CASE("oracle llm/tokenizer-chat/chats: text and safe ids of SmolLM2's templ
   }
   CHECK(compared == 12);
   CHECK(different > 0);
-  fmt::print("oracle llm/tokenizer-chat/chats {} max_rel_err=0 tol=0 ({} of {} equal)\n", wrong == 0 ? "ok" : "FAIL", compared - wrong, compared);
+  fmt::print("oracle llm/tokenizer-chat/chats {} max_rel_err=0 tol=0 ({} of {} equal)\n", wrong == 0 ? "ok" : "FAIL", compared - wrong,
+             compared);
 }
 
 TEST_CASE("chat families are recognised by their template") {
@@ -92,7 +95,8 @@ TEST_CASE("Llama 3 trims contents, starts with its begin token and refuses the d
   const std::string text =
       "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] + "
       "'<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}"
-      "{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}";
+      "{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif "
+      "%}";
   const ChatTemplate chat = recognise(text);
   CHECK(chat.family() == "Llama 3");
   CHECK(chat.render(two_turns, true) ==
@@ -103,8 +107,9 @@ TEST_CASE("Llama 3 trims contents, starts with its begin token and refuses the d
 
 TEST_CASE("Mistral alternates user and assistant and knows no system message") {
   const auto text = [](const char* end) {
-    return std::string("{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + "
-                       "' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ message['content'] + ") +
+    return std::string(
+               "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + "
+               "' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ message['content'] + ") +
            end + "}}{% endif %}{% endfor %}";
   };
   const ChatTemplate chat = recognise(text("eos_token"));

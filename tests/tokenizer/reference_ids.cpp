@@ -1,4 +1,5 @@
-// Token ids against independent tokenisers: oracles llm/tokenizer-chat, llm/minilm, llm/stories260k, and the four vocabularies of the data folder.
+// Token ids against independent tokenisers: oracles llm/tokenizer-chat, llm/minilm, llm/stories260k, and the four vocabularies of the data
+// folder.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
@@ -65,13 +66,13 @@ TEST_CASE("oracle llm/stories260k: ids from the GGUF file and from tokenizer.jso
     CHECK(tokenizer->bos() == 1);
     Comparison comparison;
     const json table = read_json(oracle_root() / "llm/tokenizer-chat/strings.json");
-  for (const json& item : table["strings"]) {
+    for (const json& item : table["strings"]) {
       const auto text = item["text"].get<std::string>();
       comparison.ids(text, tokenizer->encode_document(text, false), item["ids_stories260k"]);
       CHECK(tokenizer->decode(tokenizer->encode(text, false)) == text);
     }
     const json cases = read_json(folder / "cases.json");
-  for (const json& item : cases["cases"]) {
+    for (const json& item : cases["cases"]) {
       const auto text = item["prompt"].get<std::string>();
       comparison.ids(text, tokenizer->encode_document(text, false), item["ids"]);
     }
