@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <memory>
+
 #include "base/kernels/rotary.h"
 #include "support.h"
 
