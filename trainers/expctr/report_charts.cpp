@@ -54,7 +54,7 @@ std::string line_of(const Series& series, std::size_t index, const Scale& across
     }
     path += fmt::format("{}{:.1f} {:.1f}", pen_down ? "L" : "M", across(x), up(*y));
     pen_down = true;
-    const std::string tip = fmt::format("<title>{}, {}: {}</title>", escaped(series.name), number_text(x), number_text(*y, 4));
+    const std::string tip = fmt::format("<title>{}, {}: {}</title>", escaped(series.name), count_text(x), number_text(*y, 4));
     marks += mark(index, across(x), up(*y), tip);
   }
   const bool quiet = series.points.size() > kMarkedPoints;
@@ -113,7 +113,7 @@ std::string drawing(const LineChart& chart, Range xs, Range ys) {
     // Steps and epochs are whole numbers; a nice tick may lie outside the data.
     if (value < xs.low - 1e-9 || value > xs.high + 1e-9 || std::abs(value - std::round(value)) > 1e-9) continue;
     axes += fmt::format("<path class=\"axis\" d=\"M{:.1f} {}v4\"/><text class=\"tick\" x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n",
-                        across(value), kBottom, across(value), kBottom + 18, number_text(value));
+                        across(value), kBottom, across(value), kBottom + 18, count_text(value));
   }
   axes += fmt::format("<path class=\"axis\" d=\"M{} {}H{}\"/>\n", kLeft, kBottom, kRight);
   axes += fmt::format("<text class=\"label\" x=\"{:.0f}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n", 0.5 * (kLeft + kRight), kHeight - 6,

@@ -25,8 +25,8 @@ LineChart reward_chart(const std::vector<json>& log, const std::string& job, con
 }
 
 LineChart kl_chart(const std::vector<json>& log, const std::string& job) {
-  LineChart chart = policy_chart(log, job, "objective/kl", "Distance from the untrained model (KL)",
-                                 "How far the policy has moved, summed over a text. 0: it still writes as before training.", "nats per text");
+  LineChart chart = policy_chart(log, job, "objective/kl", "KL to the untrained model",
+                                 "How far the policy has moved, over a whole text. 0: it writes as before training.", "nats per text");
   chart.reference = 0.0;
   return chart;
 }

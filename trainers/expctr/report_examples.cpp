@@ -89,7 +89,7 @@ std::string example(const json& entry) {
   html += fmt::format("<td data-label=\"Explanation\"><q class=\"text\">{}</q><div class=\"before\"><span class=\"who\">untrained:</span> {}</div></td>\n", or_missing(text), before);
   html += fmt::format("<td data-label=\"p(like), without → with the text\" data-sort=\"{}\">{}{}</td>\n", sort_value(gain),
                       movement("scorer", without, with, label), movement("click model", number_of(entry, "p_id"), number_of(entry, "p_ic"), label));
-  html += fmt::format("<td data-label=\"The user\"><span class=\"rated {}\">{}</span></td>\n</tr>\n", label, or_missing(label));
+  html += fmt::format("<td data-label=\"Outcome\"><span class=\"rated {}\">{}</span></td>\n</tr>\n", label, or_missing(label));
   return html;
 }
 
@@ -182,12 +182,12 @@ std::string render_examples(const std::vector<json>& explanations) {
   if (shown.empty()) return html + "<p class=\"missing\">This run has written no explanations.</p>\n</section>\n";
   html += fmt::format(
       "<p>{} of {} pairs, test pairs first, spread over users and labels by a hash of user and item: not picked for how they read. "
-      "<em>Nearer</em> means that with the text the model's p(like) is closer to what the user then did. The prompt does not hold that. "
+      "Outcome is what the user did; <em>nearer</em> means that with the text the model's p(like) is closer to it. The prompt does not hold it. "
       "A small language model states things about people and films that are wrong; the text is shown as written.</p>\n",
       shown.size(), count_text(static_cast<double>(pairs.size())));
   html +=
       "<div id=\"tools\" hidden></div>\n<table class=\"examples\">\n<thead><tr><th scope=\"col\" data-sortable>User and history</th><th scope=\"col\" data-sortable>Asked about</th>"
-      "<th scope=\"col\">Explanation</th><th scope=\"col\" data-sortable>p(like), without → with the text</th><th scope=\"col\" data-sortable>The user</th></tr></thead>\n<tbody>\n";
+      "<th scope=\"col\">Explanation</th><th scope=\"col\" data-sortable>p(like), without → with the text</th><th scope=\"col\" data-sortable>Outcome</th></tr></thead>\n<tbody>\n";
   for (const json& entry : shown) html += example(entry);
   return html + "</tbody>\n</table>\n</section>\n";
 }

@@ -34,6 +34,8 @@ std::string_view css_class(Verdict verdict) {
     case Verdict::above:
     case Verdict::below:
       return "plain";
+    case Verdict::level:
+      return "level";
     default:
       return "open";
   }
@@ -63,7 +65,10 @@ std::string bar(const Figure& figure) {
   }
   drawn += fmt::format("<circle cx=\"{:.1f}\" cy=\"14\" r=\"4\"/>", at(*figure.value));
   const double width = high - low;
-  const auto end_text = [&](double value) { return number_text(std::abs(value) < 1e-12 * width ? 0.0 : value, 2); };
+  const auto end_text = [&](double value) {
+    const bool short_whole = std::abs(value) < 1000.0 && std::abs(value - std::round(value)) < 1e-12 * width;
+    return short_whole ? fixed_text(value, 0) : number_text(value, 2);
+  };
   std::string ends = fmt::format("<text x=\"{}\" y=\"37\">{}</text><text x=\"{}\" y=\"37\" text-anchor=\"end\">{}</text>", 2, end_text(low), kBarWidth - 2, end_text(high));
   if (figure.difference) ends += fmt::format("<text x=\"{:.1f}\" y=\"37\" text-anchor=\"middle\">0</text>", at(0.0));
   return fmt::format("<svg class=\"bar {}\" viewBox=\"0 0 {} 40\" aria-hidden=\"true\">{}{}</svg>", css_class(verdict_of(figure)), kBarWidth, drawn, ends);
@@ -93,13 +98,13 @@ std::string row(const Figure& figure) {
       css_class(verdict), verdict_text(verdict));
 }
 
-std::string list_of(const std::string& lead, const std::string& style, const std::vector<Figure>& figures) {
+std::string list_of(const std::string& lead, const std::string& style, const std::vector<Figure>& figures, bool meanings) {
   if (figures.empty()) return {};
   std::string items;
   for (const Figure& figure : figures) {
     std::string what = fmt::format("<b>{}</b> {}", or_missing(figure.name.empty() ? figure.key : figure.name), value_text(figure, figure.value));
     if (figure.low) what += " " + interval_text(figure);
-    if (!figure.meaning.empty()) what += fmt::format(" <span class=\"meaning\">{}</span>", escaped(figure.meaning));
+    if (meanings && !figure.meaning.empty()) what += fmt::format(" <span class=\"meaning\">{}</span>", escaped(figure.meaning));
     items += "<li>" + what + "</li>\n";
   }
   return fmt::format("<div class=\"finding {}\">\n<h3>{}</h3>\n<ul>\n{}</ul>\n</div>\n", style, lead, items);
@@ -131,7 +136,7 @@ Verdict verdict_of(const Figure& figure) {
 std::string verdict_text(Verdict verdict) {
   switch (verdict) {
     case Verdict::level:
-      return "a level, no comparison";
+      return "no comparison";
     case Verdict::missing:
       return "not measured in this run";
     case Verdict::unjudged:
@@ -178,8 +183,8 @@ std::string render_summary(const json& metrics) {
       "<p>{} of {} comparisons on held-out pairs are clear of 0 by their 95 % interval. Read them as one run with one seed: about one interval in "
       "twenty misses the truth by chance, and another seed may come out differently.</p>\n",
       shown, all);
-  html += "<div class=\"findings\">\n" + list_of("Shown: better", "good", good) + list_of("Shown: worse", "bad", bad) + list_of("Shown", "plain", plain) +
-          list_of("Not shown by this run", "open", open) + "</div>\n";
+  html += "<div class=\"findings\">\n" + list_of("Shown: better", "good", good, true) + list_of("Shown: worse", "bad", bad, true) + list_of("Shown", "plain", plain, true) +
+          list_of("Not shown by this run", "open", open, false) + "</div>\n";
   return html + "</section>\n";
 }
 

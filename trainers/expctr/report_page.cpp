@@ -52,7 +52,7 @@ std::string header(const ReportInput& input) {
       "will not like an item. No one shows it good sentences: it is rewarded when a reader who knows the sentence foresees better what the person really did. Two "
       "readers judge: the scorer, a language model that answers Yes or No, and the click model, which predicts clicks from ids and the text.</p>\n";
   if (m.empty()) html += "<p class=\"missing\">metrics.json is missing: the run was stopped before it was evaluated. What else it left is below.</p>\n";
-  html += "<dl class=\"facts\">\n" + fact("Data", or_missing(data)) + fact("Language model", or_missing(model)) + fact("Seed", or_missing(text_of(m, "seed"))) +
+  html += "<dl class=\"facts\">\n" + fact("Data", or_missing(data)) + fact("Language model", or_missing(model)) + fact("Job", or_missing(text_of(m, "job"))) + fact("Seed", or_missing(text_of(m, "seed"))) +
           fact("Finished", or_missing(text_of(m, "finished"))) + fact("Took", seconds ? duration_text(*seconds) : std::string(kMissing)) +
           fact("Peak memory", peak ? bytes_text(*peak) : std::string(kMissing));
   const json& counts = field_of(m, "counts");
@@ -97,7 +97,7 @@ std::string details(const json& stage) {
   for (const auto& [key, value] : stage.items()) {
     if (key == "seconds" || (!value.is_number() && !value.is_string() && !value.is_boolean())) continue;
     const std::optional<double> number = number_of(stage, key);
-    text += fmt::format("{}{} <b>{}</b>", text.empty() ? "" : " · ", escaped(key), number ? number_text(*number, 4) : escaped(text_of(stage, key)));
+    text += fmt::format("{}{} <b>{}</b>", text.empty() ? "" : " · ", escaped(key), number ? (value.is_number_float() ? number_text(*number, 4) : count_text(*number)) : escaped(text_of(stage, key)));
   }
   return text.empty() ? std::string(kMissing) : text;
 }
@@ -111,7 +111,7 @@ std::string stage_section(const json& metrics) {
       {"evaluate", "Figures on held-out pairs."}};
   const json& stages = field_of(metrics, "stages");
   std::string html =
-      "<section id=\"stages\">\n<h2>Stages</h2>\n<table>\n<thead><tr><th scope=\"col\">Stage</th><th scope=\"col\">What it does</th><th scope=\"col\" "
+      "<section id=\"stages\">\n<h2>Stages</h2>\n<table class=\"stages\">\n<thead><tr><th scope=\"col\">Stage</th><th scope=\"col\">What it does</th><th scope=\"col\" "
       "class=\"number\">Took</th><th scope=\"col\">Details</th></tr></thead>\n<tbody>\n";
   for (const auto& [name, what] : kStages) {
     const json& stage = field_of(stages, name);

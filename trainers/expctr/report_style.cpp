@@ -30,11 +30,11 @@ p { max-width: 72ch; margin: .5rem 0; }
 .missing { font-style: italic; }
 a { color: var(--accent); }
 nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; padding: 0; margin: 1.4rem 0 0; font-size: .92rem; }
-.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 1px; margin: 1.6rem 0 0; background: var(--rule); border: 1px solid var(--rule); border-radius: 6px; overflow: hidden; }
+.facts { display: grid; grid-template-columns: repeat(4, 1fr); gap: 1px; margin: 1.6rem 0 0; background: var(--card); border: 1px solid var(--rule); border-radius: 6px; overflow: hidden; }
 .facts div { background: var(--card); padding: .6rem .85rem; box-shadow: 0 0 0 1px var(--rule); }
 .facts dt { font-size: .8rem; color: var(--soft); }
 .facts dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-.findings { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap: 14px; margin-top: 1rem; }
+.findings { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap: 14px; margin-top: 1rem; align-items: start; }
 .finding { background: var(--card); border: 1px solid var(--rule); border-top: 3px solid var(--open); border-radius: 6px; padding: .2rem 1rem .6rem; }
 .finding.good { border-top-color: var(--good); } .finding.bad { border-top-color: var(--bad); } .finding.plain { border-top-color: var(--accent); }
 .finding h3 { margin: .7rem 0 .3rem; }
@@ -47,10 +47,12 @@ thead th { font-size: .8rem; font-weight: 600; color: var(--soft); border-bottom
 .group th { padding-top: 1.5rem; font-size: .98rem; }
 .figures th[scope=row] { font-weight: 600; width: 40%; }
 .figures tr:not(.group) > * { vertical-align: middle; }
-.plain { width: auto; min-width: min(100%, 560px); }
+table.plain { width: auto; min-width: min(100%, 560px); }
 .verdict { display: inline-block; padding: .05rem .5rem; border-radius: 4px; font-size: .82rem; color: var(--open); background: var(--open-paper); }
 .verdict.good { color: var(--good); background: var(--good-paper); } .verdict.bad { color: var(--bad); background: var(--bad-paper); }
-.verdict.plain { color: var(--ink); min-width: 0; width: auto; }
+.verdict.level { padding: 0; background: none; }
+.verdict.plain { color: var(--ink); }
+.drawn { padding-left: .9rem; }
 .bar { width: 180px; height: 40px; display: block; fill: var(--open); }
 .bar text { font-size: 10px; fill: var(--soft); font-variant-numeric: tabular-nums; }
 .bar path { fill: none; stroke: var(--open); }
@@ -58,7 +60,7 @@ thead th { font-size: .8rem; font-weight: 600; color: var(--soft); border-bottom
 .bar .interval { stroke-width: 5; opacity: .45; } .bar .cap { stroke-width: 1.5; }
 .bar.good { fill: var(--good); } .bar.good .interval, .bar.good .cap { stroke: var(--good); }
 .bar.bad { fill: var(--bad); } .bar.bad .interval, .bar.bad .cap { stroke: var(--bad); }
-.bar.plain { min-width: 0; fill: var(--accent); } .bar.plain .interval, .bar.plain .cap { stroke: var(--accent); }
+.bar.plain { fill: var(--accent); } .bar.plain .interval, .bar.plain .cap { stroke: var(--accent); }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 310px), 1fr)); gap: 22px 26px; margin-top: .8rem; }
 figure { margin: 0; display: flex; flex-direction: column; min-width: 0; }
 figcaption { font-size: .86rem; line-height: 1.4; color: var(--soft); flex: 1; }
@@ -75,6 +77,7 @@ figcaption strong { color: var(--ink); display: block; font-size: .95rem; }
 .examples td:nth-child(1) { width: 21%; } .examples td:nth-child(2) { width: 15%; } .examples td:nth-child(4) { width: 21%; } .examples td:nth-child(5) { width: 5.5rem; }
 .examples dl { margin: .2rem 0 0; font-size: .84rem; line-height: 1.4; } .examples dt { color: var(--soft); margin-top: .2rem; } .examples dd { margin: 0 0 0 .8rem; }
 .user { font-variant-numeric: tabular-nums; white-space: nowrap; }
+.stages td:nth-child(2) { min-width: 18rem; }
 .text { font-size: 1rem; } .before { margin-top: .45rem; color: var(--soft); font-size: .86rem; }
 .movement { font-variant-numeric: tabular-nums; margin-bottom: .45rem; } .who { font-size: .82rem; } .movement .who { display: block; } .p { white-space: nowrap; }
 .rated { font-weight: 600; } .rated.liked { color: var(--good); } .rated.disliked { color: var(--bad); }
@@ -95,10 +98,11 @@ footer { margin-top: 3.5rem; padding-bottom: 3rem; color: var(--soft); font-size
   thead { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden; }
   thead tr { display: block; }
   tbody tr { display: block; padding: .7rem 0; border-bottom: 1px solid var(--rule); }
-  tbody th, tbody td, .figures th[scope=row], .examples td:nth-child(n) { display: block; width: auto; border: 0; padding: .12rem 0; text-align: left; white-space: normal; }
-  .examples td { padding: .3rem 0 !important; }
+  tbody th, tbody td, .stages td:nth-child(n), .figures th[scope=row], .examples td:nth-child(n) { display: block; width: auto; min-width: 0; border: 0; padding: .12rem 0; text-align: left; white-space: normal; }
+  td.number { text-align: left; } .figures td.drawn { padding-left: 0; }
+  .examples tbody td:nth-child(n) { padding: .3rem 0; }
   td[data-label]::before { content: attr(data-label); display: block; color: var(--soft); font-size: .78rem; }
-  .figures td[data-label]::before, .plain td[data-label]::before { display: inline-block; min-width: 8.5rem; }
+  .figures td[data-label]::before, table.plain td[data-label]::before, .stages td[data-label]::before { display: inline-block; min-width: 8.5rem; }
   .examples td:nth-child(1)::before { content: none; }
   .group { padding-bottom: 0; border: 0; }
 }
@@ -163,7 +167,7 @@ const std::string_view kScript = R"js(
   var input = document.createElement("input");
   input.type = "search";
   input.placeholder = "title, word or user";
-  var search = field("Search", input), label = field("The user", choice("data-label", {})), split = field("Split", choice("data-split", {})),
+  var search = field("Search", input), label = field("Outcome", choice("data-label", {})), split = field("Split", choice("data-split", {})),
     changed = field("Changed by training", choice("data-changed", {}));
   tools.appendChild(shown);
   tools.hidden = false;
