@@ -9,10 +9,10 @@
 namespace expctr {
 
 struct HtmlReading {
-  std::string fault;                          ///< "" when every element is closed in order
-  std::map<std::string, int> elements;        ///< how many of each name
-  std::vector<std::string> ids, link_targets; ///< id="..." and href="..."
-  std::string text;                           ///< the text outside <style> and <script>, entities as written, one line
+  std::string fault;                           ///< "" when every element is closed in order
+  std::map<std::string, int> elements;         ///< how many of each name
+  std::vector<std::string> ids, link_targets;  ///< id="..." and href="..."
+  std::string text;                            ///< the text outside <style> and <script>, entities as written, one line
 };
 
 /// Follows the grammar only as far as the report uses it: quoted attributes, no omitted end tags, raw text in <style> and <script>.
@@ -55,10 +55,13 @@ inline HtmlReading read_html(std::string_view html) {
         break;
       }
       const std::string value(html.substr(cursor + 1, end - cursor - 1));
-      const auto attribute_is = [&](std::string_view attribute) { return cursor >= attribute.size() && html.substr(cursor - attribute.size(), attribute.size()) == attribute; };
+      const auto attribute_is = [&](std::string_view attribute) {
+        return cursor >= attribute.size() && html.substr(cursor - attribute.size(), attribute.size()) == attribute;
+      };
       if (attribute_is(" id=")) reading.ids.push_back(value);
       if (attribute_is(" href=")) reading.link_targets.push_back(value);
-      if (end + 1 < html.size() && html[end + 1] != ' ' && html[end + 1] != '>' && html[end + 1] != '/') fail("no space after an attribute");
+      if (end + 1 < html.size() && html[end + 1] != ' ' && html[end + 1] != '>' && html[end + 1] != '/')
+        fail("no space after an attribute");
       cursor = end + 1;
     }
     if (!reading.fault.empty()) break;

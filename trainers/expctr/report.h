@@ -25,7 +25,8 @@ struct ReportInput {
 };
 
 /// The whole page. The same input gives the same bytes. Every text of the input is escaped; a content security policy in the page allows
-/// no request and no script but its own. A figure marked as a difference whose interval contains 0 gets the verdict "not shown by this run".
+/// no request and no script but its own. A figure marked as a difference whose interval contains 0 gets the verdict "not shown by this
+/// run".
 std::string render_report(const ReportInput& input);
 
 /// Reads the files of the run's folder. A file that is not there leaves its part empty; lines of .jsonl that are no JSON objects (the torn

@@ -14,7 +14,7 @@ namespace {
 
 // The drawing in its own units, about one CSS pixel each.
 constexpr double kWidth = 360, kHeight = 222, kLeft = 56, kRight = 350, kTop = 10, kBottom = 176;
-constexpr std::size_t kColours = 6;      // classes s0 to s5 of the style sheet
+constexpr std::size_t kColours = 6;        // classes s0 to s5 of the style sheet
 constexpr std::size_t kMarkedPoints = 40;  // a longer line shows no marks, only tooltips
 
 struct Scale {
@@ -80,10 +80,13 @@ std::optional<Range> range_of(const LineChart& chart, bool along_x) {
   }
   if (!range) return range;
   if (!along_x && chart.reference) *range = {std::min(range->low, *chart.reference), std::max(range->high, *chart.reference)};
-  const double least = along_x ? 1.0 : std::max(chart.least_span, 1e-9 * std::max(std::abs(range->low), std::abs(range->high)));
-  if (range->high - range->low < least || range->high == range->low) {
-    const double middle = 0.5 * (range->low + range->high), half = 0.5 * (least > 0 ? least : 1.0);
-    *range = {middle - half, middle + half};
+  // Wide enough to divide by, and for one value alone wide enough to read.
+  const double largest = std::max(std::abs(range->low), std::abs(range->high));
+  double least = std::max(along_x ? 1.0 : chart.least_span, (range->low == range->high ? 0.2 : 1e-9) * largest);
+  if (least < 1e-12) least = 1.0;
+  if (range->high - range->low < least) {
+    const double middle = 0.5 * (range->low + range->high);
+    *range = {middle - 0.5 * least, middle + 0.5 * least};
   }
   return range;
 }
@@ -93,7 +96,8 @@ std::string legend(const LineChart& chart) {
   std::string items;
   for (std::size_t i = 0; i < chart.series.size(); ++i) {
     items += fmt::format(
-        "<li><svg class=\"key s{}\" viewBox=\"0 0 24 10\" aria-hidden=\"true\"><path class=\"line\" d=\"M1 5H23\"/><g class=\"marks\">{}</g></svg>{}</li>",
+        "<li><svg class=\"key s{}\" viewBox=\"0 0 24 10\" aria-hidden=\"true\"><path class=\"line\" d=\"M1 5H23\"/><g "
+        "class=\"marks\">{}</g></svg>{}</li>",
         i % kColours, mark(i, 12, 5), escaped(chart.series[i].name));
   }
   return fmt::format("<ul class=\"legend\">{}</ul>\n", items);
@@ -105,15 +109,17 @@ std::string drawing(const LineChart& chart, Range xs, Range ys) {
   const Scale across{xs.low, xs.high, kLeft + 8, kRight - 8};
   std::string axes;
   for (const double value : rows) {
-    axes += fmt::format("<path class=\"grid\" d=\"M{} {:.1f}H{}\"/><text class=\"tick\" x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>\n", kLeft,
-                        up(value), kRight, kLeft - 6, up(value) + 4, tick_text(value, rows[1] - rows[0]));
+    axes +=
+        fmt::format("<path class=\"grid\" d=\"M{} {:.1f}H{}\"/><text class=\"tick\" x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>\n",
+                    kLeft, up(value), kRight, kLeft - 6, up(value) + 4, tick_text(value, rows[1] - rows[0]));
   }
   const std::vector<double> columns = nice_ticks(xs.low, xs.high, 6);
   for (const double value : columns) {
     // Steps and epochs are whole numbers; a nice tick may lie outside the data.
     if (value < xs.low - 1e-9 || value > xs.high + 1e-9 || std::abs(value - std::round(value)) > 1e-9) continue;
-    axes += fmt::format("<path class=\"axis\" d=\"M{:.1f} {}v4\"/><text class=\"tick\" x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n",
-                        across(value), kBottom, across(value), kBottom + 18, count_text(value));
+    axes += fmt::format(
+        "<path class=\"axis\" d=\"M{:.1f} {}v4\"/><text class=\"tick\" x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n",
+        across(value), kBottom, across(value), kBottom + 18, count_text(value));
   }
   axes += fmt::format("<path class=\"axis\" d=\"M{} {}H{}\"/>\n", kLeft, kBottom, kRight);
   axes += fmt::format("<text class=\"label\" x=\"{:.0f}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n", 0.5 * (kLeft + kRight), kHeight - 6,
@@ -131,10 +137,11 @@ std::string drawing(const LineChart& chart, Range xs, Range ys) {
       if (!first) first = point.second;
       last = point.second;
     }
-    summary += fmt::format(" {}: {} points, from {} to {}.", escaped(series.name), series.points.size(), number_text(first), number_text(last));
+    summary +=
+        fmt::format(" {}: {} points, from {} to {}.", escaped(series.name), series.points.size(), number_text(first), number_text(last));
   }
-  return fmt::format("<svg class=\"chart\" viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}.{}\">\n{}{}</svg>\n", kWidth, kHeight, escaped(chart.title),
-                     summary, axes, lines);
+  return fmt::format("<svg class=\"chart\" viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}.{}\">\n{}{}</svg>\n", kWidth, kHeight,
+                     escaped(chart.title), summary, axes, lines);
 }
 
 }  // namespace
@@ -153,8 +160,8 @@ std::string render_chart(const LineChart& chart) {
   const std::optional<Range> xs = range_of(chart, true), ys = range_of(chart, false);
   const std::string body =
       xs && ys ? legend(chart) + drawing(chart, *xs, *ys) : std::string("<p class=\"missing\">No values in the log of this run.</p>\n");
-  return fmt::format("<figure>\n<figcaption><strong>{}</strong> <span>{}</span></figcaption>\n{}</figure>\n", escaped(chart.title), escaped(chart.note),
-                     body);
+  return fmt::format("<figure>\n<figcaption><strong>{}</strong> <span>{}</span></figcaption>\n{}</figure>\n", escaped(chart.title),
+                     escaped(chart.note), body);
 }
 
 std::vector<Series> policy_series(const std::vector<json>& log, const std::string& job, const std::string& key) {

@@ -30,8 +30,8 @@ std::vector<double> nice_ticks(double low, double high, int count);
 /// nothing to draw.
 std::string render_chart(const LineChart& chart);
 
-/// One line for each fold of the PPO job `job` ("stage1", "stage3"), named "policy <fold>": field `key` over the step of that policy, from 1.
-/// Of several records of one step the last counts.
+/// One line for each fold of the PPO job `job` ("stage1", "stage3"), named "policy <fold>": field `key` over the step of that policy,
+/// from 1. Of several records of one step the last counts.
 std::vector<Series> policy_series(const std::vector<nlohmann::json>& log, const std::string& job, const std::string& key);
 
 /// The section of curves: reward, KL and ratio of stages 1 and 3, AUC of scorer and click model.

@@ -59,9 +59,11 @@ std::string titles(const std::string& heading, const std::vector<std::string>& l
 }
 
 // p without -> p with, and whether that is nearer to what the user did.
-std::string movement(const std::string& who, const std::optional<double>& without, const std::optional<double>& with, const std::string& label) {
-  std::string text = fmt::format("<span class=\"who\">{}</span> <span class=\"p\">{} → {}</span>", who, without ? fixed_text(*without, 3) : std::string(kMissing),
-                                 with ? fixed_text(*with, 3) : std::string(kMissing));
+std::string movement(const std::string& who, const std::optional<double>& without, const std::optional<double>& with,
+                     const std::string& label) {
+  std::string text =
+      fmt::format("<span class=\"who\">{}</span> <span class=\"p\">{} → {}</span>", who,
+                  without ? fixed_text(*without, 3) : std::string(kMissing), with ? fixed_text(*with, 3) : std::string(kMissing));
   if (without && with && !label.empty()) {
     const double gain = (label == "liked" ? 1.0 : -1.0) * (*with - *without);
     text += std::abs(gain) < 5e-4 ? " <span class=\"verdict open\">no change</span>"
@@ -74,21 +76,29 @@ std::string movement(const std::string& who, const std::optional<double>& withou
 std::string sort_value(const std::optional<double>& value) { return value ? fmt::format("{:.6f}", *value) : std::string(); }
 
 std::string example(const json& entry) {
-  const std::string label = label_text(entry), text = text_of(entry, "explanation"), untrained = text_of(entry, "untrained"), split = text_of(entry, "split");
+  const std::string label = label_text(entry), text = text_of(entry, "explanation"), untrained = text_of(entry, "untrained"),
+                    split = text_of(entry, "split");
   const bool compared = field_of(entry, "untrained").is_string(), changed = compared && text != untrained;
   const std::optional<double> with = number_of(entry, "p_lc"), without = number_of(entry, "p_lc_no_text");
   std::optional<double> gain;
   if (with && without && !label.empty()) gain = (label == "liked" ? 1.0 : -1.0) * (*with - *without);
-  std::string before = !compared ? "<span class=\"muted\">not kept</span>" : !changed ? "<span class=\"muted\">the same</span>" : "<q>" + or_missing(untrained) + "</q>";
-  std::string html = fmt::format("<tr data-label=\"{}\" data-split=\"{}\" data-changed=\"{}\">\n", label, escaped(split), compared ? (changed ? "yes" : "no") : "");
-  html += fmt::format("<td data-label=\"User\" data-sort=\"{}\"><div class=\"user\">user {}<span class=\"muted\"> · {}</span></div><dl>{}{}</dl></td>\n",
-                      escaped(text_of(entry, "user")), or_missing(text_of(entry, "user")), or_missing(split), titles("Liked", texts_of(entry, "liked")),
-                      titles("Disliked", texts_of(entry, "disliked")));
+  std::string before = !compared  ? "<span class=\"muted\">not kept</span>"
+                       : !changed ? "<span class=\"muted\">the same</span>"
+                                  : "<q>" + or_missing(untrained) + "</q>";
+  std::string html = fmt::format("<tr data-label=\"{}\" data-split=\"{}\" data-changed=\"{}\">\n", label, escaped(split),
+                                 compared ? (changed ? "yes" : "no") : "");
+  html += fmt::format(
+      "<td data-label=\"User\" data-sort=\"{}\"><div class=\"user\">user {}<span class=\"muted\"> · {}</span></div><dl>{}{}</dl></td>\n",
+      escaped(text_of(entry, "user")), or_missing(text_of(entry, "user")), or_missing(split), titles("Liked", texts_of(entry, "liked")),
+      titles("Disliked", texts_of(entry, "disliked")));
   html += fmt::format("<td data-label=\"Asked about\"><b>{}</b><div class=\"muted\">{}</div></td>\n", or_missing(text_of(entry, "title")),
                       escaped(text_of(entry, "genres")));
-  html += fmt::format("<td data-label=\"Explanation\"><q class=\"text\">{}</q><div class=\"before\"><span class=\"who\">untrained:</span> {}</div></td>\n", or_missing(text), before);
+  html += fmt::format(
+      "<td data-label=\"Explanation\"><q class=\"text\">{}</q><div class=\"before\"><span class=\"who\">untrained:</span> {}</div></td>\n",
+      or_missing(text), before);
   html += fmt::format("<td data-label=\"p(like), without → with the text\" data-sort=\"{}\">{}{}</td>\n", sort_value(gain),
-                      movement("scorer", without, with, label), movement("click model", number_of(entry, "p_id"), number_of(entry, "p_ic"), label));
+                      movement("scorer", without, with, label),
+                      movement("click model", number_of(entry, "p_id"), number_of(entry, "p_ic"), label));
   html += fmt::format("<td data-label=\"Outcome\"><span class=\"rated {}\">{}</span></td>\n</tr>\n", label, or_missing(label));
   return html;
 }
@@ -112,7 +122,8 @@ std::string share_of(std::size_t part, std::size_t whole) {
 
 std::string change_row(const std::string& name, const Changes& changes) {
   return fmt::format(
-      "<tr><th scope=\"row\">{}</th><td class=\"number\" data-label=\"Pairs with text\">{}</td><td class=\"number\" data-label=\"Compared\">{}</td>"
+      "<tr><th scope=\"row\">{}</th><td class=\"number\" data-label=\"Pairs with text\">{}</td><td class=\"number\" "
+      "data-label=\"Compared\">{}</td>"
       "<td class=\"number\" data-label=\"Changed\">{}</td><td class=\"number\" data-label=\"Distinct\">{}</td></tr>\n",
       or_missing(name), count_text(static_cast<double>(changes.pairs)), count_text(static_cast<double>(changes.compared)),
       share_of(changes.changed, changes.compared), share_of(changes.texts.size(), changes.pairs));
@@ -161,19 +172,24 @@ std::string render_changes(const std::vector<json>& explanations) {
   std::string html = "<section id=\"changes\">\n<h2>What training changed in the texts</h2>\n";
   if (all.pairs == 0) return html + "<p class=\"missing\">This run has written no explanations.</p>\n</section>\n";
   if (all.compared == 0) {
-    html += "<p class=\"missing\">The untrained model's texts were not kept, so this run does not say how many texts training changed.</p>\n";
+    html +=
+        "<p class=\"missing\">The untrained model's texts were not kept, so this run does not say how many texts training changed.</p>\n";
   } else {
     html += fmt::format(
-        "<p class=\"big\"><strong>{}</strong> of texts changed</p>\n<p>For {} of {} pairs the trained policy writes something else than the untrained model did for the same "
+        "<p class=\"big\"><strong>{}</strong> of texts changed</p>\n<p>For {} of {} pairs the trained policy writes something else than "
+        "the untrained model did for the same "
         "prompt. Changed does not mean better: that is what the figures are for.</p>\n",
         share_of(all.changed, all.compared), count_text(static_cast<double>(all.changed)), count_text(static_cast<double>(all.compared)));
   }
   html +=
-      "<table class=\"plain\">\n<thead><tr><th scope=\"col\">Split</th><th scope=\"col\" class=\"number\">Pairs with text</th><th scope=\"col\" class=\"number\">Compared</th>"
+      "<table class=\"plain\">\n<thead><tr><th scope=\"col\">Split</th><th scope=\"col\" class=\"number\">Pairs with text</th><th "
+      "scope=\"col\" class=\"number\">Compared</th>"
       "<th scope=\"col\" class=\"number\">Changed</th><th scope=\"col\" class=\"number\">Distinct texts</th></tr></thead>\n<tbody>\n";
   for (const auto& [name, changes] : by_split) html += change_row(name.second, changes);
   if (by_split.size() > 1) html += change_row("all", all);
-  return html + "</tbody>\n</table>\n<p class=\"muted\">Distinct texts: 100 % when no two pairs got the same words. One text for every pair is how such training fails.</p>\n</section>\n";
+  return html +
+         "</tbody>\n</table>\n<p class=\"muted\">Distinct texts: 100 % when no two pairs got the same words. One text for every pair is "
+         "how such training fails.</p>\n</section>\n";
 }
 
 std::string render_examples(const std::vector<json>& explanations) {
@@ -182,12 +198,15 @@ std::string render_examples(const std::vector<json>& explanations) {
   if (shown.empty()) return html + "<p class=\"missing\">This run has written no explanations.</p>\n</section>\n";
   html += fmt::format(
       "<p>{} of {} pairs, test pairs first, spread over users and labels by a hash of user and item: not picked for how they read. "
-      "Outcome is what the user did; <em>nearer</em> means that with the text the model's p(like) is closer to it. The prompt does not hold it. "
+      "Outcome is what the user did; <em>nearer</em> means that with the text the model's p(like) is closer to it. The prompt does not "
+      "hold it. "
       "A small language model states things about people and films that are wrong; the text is shown as written.</p>\n",
       shown.size(), count_text(static_cast<double>(pairs.size())));
   html +=
-      "<div id=\"tools\" hidden></div>\n<table class=\"examples\">\n<thead><tr><th scope=\"col\" data-sortable>User and history</th><th scope=\"col\" data-sortable>Asked about</th>"
-      "<th scope=\"col\">Explanation</th><th scope=\"col\" data-sortable>p(like), without → with the text</th><th scope=\"col\" data-sortable>Outcome</th></tr></thead>\n<tbody>\n";
+      "<div id=\"tools\" hidden></div>\n<table class=\"examples\">\n<thead><tr><th scope=\"col\" data-sortable>User and history</th><th "
+      "scope=\"col\" data-sortable>Asked about</th>"
+      "<th scope=\"col\">Explanation</th><th scope=\"col\" data-sortable>p(like), without → with the text</th><th scope=\"col\" "
+      "data-sortable>Outcome</th></tr></thead>\n<tbody>\n";
   for (const json& entry : shown) html += example(entry);
   return html + "</tbody>\n</table>\n</section>\n";
 }

@@ -58,10 +58,11 @@ std::string bar(const Figure& figure) {
     high = ticks.back();
   }
   const auto at = [&](double value) { return kBarEdge + (value - low) / (high - low) * (kBarWidth - 2 * kBarEdge); };
-  std::string drawn = fmt::format("<path class=\"axis\" d=\"M{} 14H{}\"/><path class=\"zero\" d=\"M{:.1f} 3v22\"/>", kBarEdge, kBarWidth - kBarEdge, at(0.0));
+  std::string drawn = fmt::format("<path class=\"axis\" d=\"M{} 14H{}\"/><path class=\"zero\" d=\"M{:.1f} 3v22\"/>", kBarEdge,
+                                  kBarWidth - kBarEdge, at(0.0));
   if (figure.low) {
-    drawn += fmt::format("<path class=\"interval\" d=\"M{:.1f} 14H{:.1f}\"/><path class=\"cap\" d=\"M{:.1f} 9v10M{:.1f} 9v10\"/>", at(*figure.low),
-                         at(*figure.high), at(*figure.low), at(*figure.high));
+    drawn += fmt::format("<path class=\"interval\" d=\"M{:.1f} 14H{:.1f}\"/><path class=\"cap\" d=\"M{:.1f} 9v10M{:.1f} 9v10\"/>",
+                         at(*figure.low), at(*figure.high), at(*figure.low), at(*figure.high));
   }
   drawn += fmt::format("<circle cx=\"{:.1f}\" cy=\"14\" r=\"4\"/>", at(*figure.value));
   const double width = high - low;
@@ -69,19 +70,23 @@ std::string bar(const Figure& figure) {
     const bool short_whole = std::abs(value) < 1000.0 && std::abs(value - std::round(value)) < 1e-12 * width;
     return short_whole ? fixed_text(value, 0) : number_text(value, 2);
   };
-  std::string ends = fmt::format("<text x=\"{}\" y=\"37\">{}</text><text x=\"{}\" y=\"37\" text-anchor=\"end\">{}</text>", 2, end_text(low), kBarWidth - 2, end_text(high));
+  std::string ends = fmt::format("<text x=\"{}\" y=\"37\">{}</text><text x=\"{}\" y=\"37\" text-anchor=\"end\">{}</text>", 2, end_text(low),
+                                 kBarWidth - 2, end_text(high));
   if (figure.difference) ends += fmt::format("<text x=\"{:.1f}\" y=\"37\" text-anchor=\"middle\">0</text>", at(0.0));
-  return fmt::format("<svg class=\"bar {}\" viewBox=\"0 0 {} 40\" aria-hidden=\"true\">{}{}</svg>", css_class(verdict_of(figure)), kBarWidth, drawn, ends);
+  return fmt::format("<svg class=\"bar {}\" viewBox=\"0 0 {} 40\" aria-hidden=\"true\">{}{}</svg>", css_class(verdict_of(figure)),
+                     kBarWidth, drawn, ends);
 }
 
-// One row, one number of decimals: two significant digits of the interval's width.
+// One row, one number of decimals: two significant digits of the interval's width, more where a bound that is not 0 would read as 0.
 std::string value_text(const Figure& figure, const std::optional<double>& value) {
   if (!value) return std::string(kMissing);
   const double width = figure.low ? *figure.high - *figure.low : 0.0;
-  if (width >= 2e-6 && width < 1000.0) {
-    return fixed_text(*value, std::max(0, 1 - static_cast<int>(std::floor(std::log10(width)))), figure.difference);
+  if (width < 2e-6 || width >= 1000.0) return figure.difference ? signed_text(*value) : number_text(value);
+  int decimals = std::max(0, 1 - static_cast<int>(std::floor(std::log10(width))));
+  for (const double shown : {*figure.low, *figure.high}) {
+    while (decimals < 9 && shown != 0.0 && std::abs(shown) < 0.5 * std::pow(10.0, -decimals)) ++decimals;
   }
-  return figure.difference ? signed_text(*value) : number_text(value);
+  return fixed_text(*value, decimals, figure.difference);
 }
 
 std::string interval_text(const Figure& figure) {
@@ -93,16 +98,18 @@ std::string row(const Figure& figure) {
   const Verdict verdict = verdict_of(figure);
   return fmt::format(
       "<tr>\n<th scope=\"row\">{}<span class=\"meaning\">{}</span></th>\n<td class=\"number\" data-label=\"Value\">{}</td>\n"
-      "<td class=\"number\" data-label=\"95 % interval\">{}</td>\n<td class=\"drawn\">{}</td>\n<td data-label=\"Verdict\"><span class=\"verdict {}\">{}</span></td>\n</tr>\n",
-      or_missing(figure.name.empty() ? figure.key : figure.name), escaped(figure.meaning), value_text(figure, figure.value), interval_text(figure), bar(figure),
-      css_class(verdict), verdict_text(verdict));
+      "<td class=\"number\" data-label=\"95 % interval\">{}</td>\n<td class=\"drawn\">{}</td>\n<td data-label=\"Verdict\"><span "
+      "class=\"verdict {}\">{}</span></td>\n</tr>\n",
+      or_missing(figure.name.empty() ? figure.key : figure.name), escaped(figure.meaning), value_text(figure, figure.value),
+      interval_text(figure), bar(figure), css_class(verdict), verdict_text(verdict));
 }
 
 std::string list_of(const std::string& lead, const std::string& style, const std::vector<Figure>& figures, bool meanings) {
   if (figures.empty()) return {};
   std::string items;
   for (const Figure& figure : figures) {
-    std::string what = fmt::format("<b>{}</b> {}", or_missing(figure.name.empty() ? figure.key : figure.name), value_text(figure, figure.value));
+    std::string what =
+        fmt::format("<b>{}</b> {}", or_missing(figure.name.empty() ? figure.key : figure.name), value_text(figure, figure.value));
     if (figure.low) what += " " + interval_text(figure);
     if (meanings && !figure.meaning.empty()) what += fmt::format(" <span class=\"meaning\">{}</span>", escaped(figure.meaning));
     items += "<li>" + what + "</li>\n";
@@ -113,8 +120,9 @@ std::string list_of(const std::string& lead, const std::string& style, const std
 }  // namespace
 
 Figure figure_of(const json& entry) {
-  Figure figure{text_of(entry, "key"),    text_of(entry, "group"),    text_of(entry, "name"),    text_of(entry, "meaning"), text_of(entry, "better"),
-                number_of(entry, "value"), number_of(entry, "low"), number_of(entry, "high"), false};
+  Figure figure{text_of(entry, "key"),     text_of(entry, "group"),  text_of(entry, "name"),
+                text_of(entry, "meaning"), text_of(entry, "better"), number_of(entry, "value"),
+                number_of(entry, "low"),   number_of(entry, "high"), false};
   const json& difference = field_of(entry, "difference");
   figure.difference = difference.is_boolean() && difference.get<bool>();
   if (!figure.low || !figure.high) figure.low = figure.high = std::nullopt;
@@ -177,31 +185,38 @@ std::string render_summary(const json& metrics) {
   std::string html = "<section id=\"summary\">\n<h2>What this run shows</h2>\n";
   const std::size_t shown = good.size() + bad.size() + plain.size(), all = shown + open.size();
   if (all == 0) {
-    return html + "<p class=\"missing\">There are no comparisons in metrics.json: the run was stopped before its evaluation, or not evaluated. It shows nothing yet.</p>\n</section>\n";
+    return html +
+           "<p class=\"missing\">There are no comparisons in metrics.json: the run was stopped before its evaluation, or not evaluated. It "
+           "shows nothing yet.</p>\n</section>\n";
   }
   html += fmt::format(
-      "<p>{} of {} comparisons on held-out pairs are clear of 0 by their 95 % interval. Read them as one run with one seed: about one interval in "
+      "<p>{} of {} comparisons on held-out pairs are clear of 0 by their 95 % interval. Read them as one run with one seed: about one "
+      "interval in "
       "twenty misses the truth by chance, and another seed may come out differently.</p>\n",
       shown, all);
-  html += "<div class=\"findings\">\n" + list_of("Shown: better", "good", good, true) + list_of("Shown: worse", "bad", bad, true) + list_of("Shown", "plain", plain, true) +
-          list_of("Not shown by this run", "open", open, false) + "</div>\n";
+  html += "<div class=\"findings\">\n" + list_of("Shown: better", "good", good, true) + list_of("Shown: worse", "bad", bad, true) +
+          list_of("Shown", "plain", plain, true) + list_of("Not shown by this run", "open", open, false) + "</div>\n";
   return html + "</section>\n";
 }
 
 std::string render_figures(const json& metrics) {
   const std::vector<Figure> figures = figures_of(metrics);
   std::string html = "<section id=\"figures\">\n<h2>Figures</h2>\n";
-  if (figures.empty()) return html + "<p class=\"missing\">metrics.json holds no figures: the run was stopped before its evaluation.</p>\n</section>\n";
+  if (figures.empty())
+    return html + "<p class=\"missing\">metrics.json holds no figures: the run was stopped before its evaluation.</p>\n</section>\n";
   html +=
-      "<p>Each value with its 95 % paired bootstrap interval over held-out pairs: both sides of a comparison are computed on the same resampled pairs. "
-      "In the drawing the dot is the value, the bar the interval, the upright line 0. A comparison whose interval contains 0 is <em>not shown by this "
+      "<p>Each value with its 95 % paired bootstrap interval over held-out pairs: both sides of a comparison are computed on the same "
+      "resampled pairs. "
+      "In the drawing the dot is the value, the bar the interval, the upright line 0. A comparison whose interval contains 0 is <em>not "
+      "shown by this "
       "run</em>: it may be there, but this run cannot tell it from nothing.</p>\n";
   std::vector<std::string> groups;
   for (const Figure& figure : figures) {
     if (std::find(groups.begin(), groups.end(), figure.group) == groups.end()) groups.push_back(figure.group);
   }
   html +=
-      "<table class=\"figures\">\n<thead><tr><th scope=\"col\">Figure</th><th scope=\"col\" class=\"number\">Value</th><th scope=\"col\" class=\"number\">95 % "
+      "<table class=\"figures\">\n<thead><tr><th scope=\"col\">Figure</th><th scope=\"col\" class=\"number\">Value</th><th scope=\"col\" "
+      "class=\"number\">95 % "
       "interval</th><th scope=\"col\">Drawn</th><th scope=\"col\">Verdict</th></tr></thead>\n";
   for (const std::string& group : groups) {
     html += "<tbody>\n";

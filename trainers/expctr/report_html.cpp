@@ -20,7 +20,8 @@ std::string with_minus(std::string text) {
 
 std::string grouped(double magnitude) {
   std::string digits = fmt::format("{:.0f}", magnitude);
-  for (auto place = static_cast<std::ptrdiff_t>(digits.size()) - 3; place > 0; place -= 3) digits.insert(static_cast<std::size_t>(place), ",");
+  for (auto place = static_cast<std::ptrdiff_t>(digits.size()) - 3; place > 0; place -= 3)
+    digits.insert(static_cast<std::size_t>(place), ",");
   return digits;
 }
 
@@ -69,7 +70,7 @@ std::optional<double> number_of(const json& object, const std::string& key) {
   const json& field = field_of(object, key);
   if (!field.is_number()) return std::nullopt;
   const double value = field.get<double>();
-  return std::isfinite(value) ? std::optional(value) : std::nullopt;
+  return std::abs(value) < 1e100 ? std::optional(value) : std::nullopt;
 }
 
 std::string text_of(const json& object, const std::string& key) {

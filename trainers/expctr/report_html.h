@@ -16,7 +16,8 @@ inline constexpr std::string_view kMissing = "–";
 /// dropped, bytes that are no UTF-8 become U+FFFD.
 std::string escaped(std::string_view text);
 
-/// The field of an object as a finite number; nothing when `object` is no object or the field is missing, null, no number or not finite.
+/// The field of an object as a number; nothing when `object` is no object or the field is missing, null, no number, not finite, or beyond
+/// 1e100, where drawing would overflow.
 std::optional<double> number_of(const nlohmann::json& object, const std::string& key);
 /// The field as unescaped text: strings as they are, numbers and booleans as JSON writes them, "" for everything else.
 std::string text_of(const nlohmann::json& object, const std::string& key);

@@ -35,7 +35,9 @@ std::string base64_digest(std::string_view text) {
   return encoded;
 }
 
-std::string fact(const std::string& name, const std::string& value) { return fmt::format("<div><dt>{}</dt><dd>{}</dd></div>\n", name, value); }
+std::string fact(const std::string& name, const std::string& value) {
+  return fmt::format("<div><dt>{}</dt><dd>{}</dd></div>\n", name, value);
+}
 
 std::string count_fact(const json& counts, const std::string& key, const std::string& name) {
   const std::optional<double> count = number_of(counts, key);
@@ -48,11 +50,16 @@ std::string header(const ReportInput& input) {
   const std::optional<double> seconds = number_of(m, "seconds"), peak = number_of(m, "peak_bytes");
   std::string html = fmt::format("<header>\n<h1>Explanations that predict the click{}</h1>\n", data.empty() ? "" : ": " + escaped(data));
   html +=
-      "<p class=\"lead\">This page reports one run of ExpCTR. A small language model learns, by reinforcement, to write one sentence on why a person will or "
-      "will not like an item. No one shows it good sentences: it is rewarded when a reader who knows the sentence foresees better what the person really did. Two "
-      "readers judge: the scorer, a language model that answers Yes or No, and the click model, which predicts clicks from ids and the text.</p>\n";
-  if (m.empty()) html += "<p class=\"missing\">metrics.json is missing: the run was stopped before it was evaluated. What else it left is below.</p>\n";
-  html += "<dl class=\"facts\">\n" + fact("Data", or_missing(data)) + fact("Language model", or_missing(model)) + fact("Job", or_missing(text_of(m, "job"))) + fact("Seed", or_missing(text_of(m, "seed"))) +
+      "<p class=\"lead\">This page reports one run of ExpCTR. A small language model learns, by reinforcement, to write one sentence on "
+      "why a person will or "
+      "will not like an item. No one shows it good sentences: it is rewarded when a reader who knows the sentence foresees better what the "
+      "person really did. Two "
+      "readers judge: the scorer, a language model that answers Yes or No, and the click model, which predicts clicks from ids and the "
+      "text.</p>\n";
+  if (m.empty())
+    html += "<p class=\"missing\">metrics.json is missing: the run was stopped before it was evaluated. What else it left is below.</p>\n";
+  html += "<dl class=\"facts\">\n" + fact("Data", or_missing(data)) + fact("Language model", or_missing(model)) +
+          fact("Job", or_missing(text_of(m, "job"))) + fact("Seed", or_missing(text_of(m, "seed"))) +
           fact("Finished", or_missing(text_of(m, "finished"))) + fact("Took", seconds ? duration_text(*seconds) : std::string(kMissing)) +
           fact("Peak memory", peak ? bytes_text(*peak) : std::string(kMissing));
   const json& counts = field_of(m, "counts");
@@ -60,8 +67,14 @@ std::string header(const ReportInput& input) {
           count_fact(counts, "test_pairs", "Test pairs with text") + count_fact(counts, "sft_pairs", "Pairs the scorer learned on") +
           count_fact(counts, "train_rows", "Training rows of the click model");
   html += "</dl>\n<nav aria-label=\"Contents\"><ul>";
-  for (const auto& [id, name] : {std::pair{"summary", "What it shows"}, {"figures", "Figures"}, {"changes", "What training changed"}, {"examples", "Explanations"},
-                                 {"curves", "Curves"}, {"size", "Smaller than the full run"}, {"stages", "Stages"}, {"config", "Configuration"}}) {
+  for (const auto& [id, name] : {std::pair{"summary", "What it shows"},
+                                 {"figures", "Figures"},
+                                 {"changes", "What training changed"},
+                                 {"examples", "Explanations"},
+                                 {"curves", "Curves"},
+                                 {"size", "Smaller than the full run"},
+                                 {"stages", "Stages"},
+                                 {"config", "Configuration"}}) {
     html += fmt::format("<li><a href=\"#{}\">{}</a></li>", id, name);
   }
   return html + "</ul></nav>\n</header>\n";
@@ -72,12 +85,15 @@ std::string size_section(const json& metrics) {
   const json& reduced = field_of(metrics, "reduced");
   if (reduced.is_array()) {
     for (const json& entry : reduced) {
-      rows += fmt::format("<tr><th scope=\"row\">{}</th><td class=\"number\" data-label=\"In this run\">{}</td><td data-label=\"Full configuration\">{}</td></tr>\n",
-                          or_missing(text_of(entry, "what")), or_missing(text_of(entry, "here")), or_missing(text_of(entry, "full")));
+      rows += fmt::format(
+          "<tr><th scope=\"row\">{}</th><td class=\"number\" data-label=\"In this run\">{}</td><td data-label=\"Full "
+          "configuration\">{}</td></tr>\n",
+          or_missing(text_of(entry, "what")), or_missing(text_of(entry, "here")), or_missing(text_of(entry, "full")));
     }
   }
   html += rows.empty() ? std::string("<p class=\"muted\">Nothing is listed as reduced.</p>\n")
-                       : "<table class=\"plain\">\n<thead><tr><th scope=\"col\">What</th><th scope=\"col\" class=\"number\">In this run</th><th scope=\"col\">Full "
+                       : "<table class=\"plain\">\n<thead><tr><th scope=\"col\">What</th><th scope=\"col\" class=\"number\">In this "
+                         "run</th><th scope=\"col\">Full "
                          "configuration</th></tr></thead>\n<tbody>\n" +
                              rows + "</tbody>\n</table>\n";
   std::string commands;
@@ -97,7 +113,8 @@ std::string details(const json& stage) {
   for (const auto& [key, value] : stage.items()) {
     if (key == "seconds" || (!value.is_number() && !value.is_string() && !value.is_boolean())) continue;
     const std::optional<double> number = number_of(stage, key);
-    text += fmt::format("{}{} <b>{}</b>", text.empty() ? "" : " · ", escaped(key), number ? (value.is_number_float() ? number_text(*number, 4) : count_text(*number)) : escaped(text_of(stage, key)));
+    text += fmt::format("{}{} <b>{}</b>", text.empty() ? "" : " · ", escaped(key),
+                        number ? (value.is_number_float() ? number_text(*number, 4) : count_text(*number)) : escaped(text_of(stage, key)));
   }
   return text.empty() ? std::string(kMissing) : text;
 }
@@ -111,31 +128,39 @@ std::string stage_section(const json& metrics) {
       {"evaluate", "Figures on held-out pairs."}};
   const json& stages = field_of(metrics, "stages");
   std::string html =
-      "<section id=\"stages\">\n<h2>Stages</h2>\n<table class=\"stages\">\n<thead><tr><th scope=\"col\">Stage</th><th scope=\"col\">What it does</th><th scope=\"col\" "
+      "<section id=\"stages\">\n<h2>Stages</h2>\n<table class=\"stages\">\n<thead><tr><th scope=\"col\">Stage</th><th scope=\"col\">What "
+      "it does</th><th scope=\"col\" "
       "class=\"number\">Took</th><th scope=\"col\">Details</th></tr></thead>\n<tbody>\n";
   for (const auto& [name, what] : kStages) {
     const json& stage = field_of(stages, name);
     if (name == "evaluate" && !stage.is_object()) continue;
     const std::optional<double> seconds = number_of(stage, "seconds");
-    html += fmt::format("<tr><th scope=\"row\">{}</th><td data-label=\"What it does\">{}</td><td class=\"number\" data-label=\"Took\">{}</td><td data-label=\"Details\">{}</td></tr>\n",
-                        name, what, seconds ? duration_text(*seconds) : std::string(kMissing), details(stage));
+    html += fmt::format(
+        "<tr><th scope=\"row\">{}</th><td data-label=\"What it does\">{}</td><td class=\"number\" data-label=\"Took\">{}</td><td "
+        "data-label=\"Details\">{}</td></tr>\n",
+        name, what, seconds ? duration_text(*seconds) : std::string(kMissing), details(stage));
   }
   html += "</tbody>\n</table>\n";
   const json& frozen = field_of(metrics, "frozen");
   std::string hashes;
-  for (const auto& [key, name] : {std::pair<std::string, std::string>{"base_hash", "language model, base weights"}, {"scorer_hash", "scorer's adapter"},
-                                  {"encoder_hash", "text encoder"}, {"ctr_hash", "click model, in stage 3"}}) {
+  for (const auto& [key, name] : {std::pair<std::string, std::string>{"base_hash", "language model, base weights"},
+                                  {"scorer_hash", "scorer's adapter"},
+                                  {"encoder_hash", "text encoder"},
+                                  {"ctr_hash", "click model, in stage 3"}}) {
     const std::string hash = text_of(frozen, key);
     hashes += fmt::format("<tr><th scope=\"row\">{}</th><td data-label=\"SHA-256\"><code>{}</code></td></tr>\n", name, or_missing(hash));
   }
-  html += "<h3>Frozen parts</h3>\n<p>Checksums of what may not change while the policies learn.</p>\n<table class=\"plain\">\n<tbody>\n" + hashes + "</tbody>\n</table>\n";
+  html += "<h3>Frozen parts</h3>\n<p>Checksums of what may not change while the policies learn.</p>\n<table class=\"plain\">\n<tbody>\n" +
+          hashes + "</tbody>\n</table>\n";
   return html + "</section>\n";
 }
 
 std::string config_section(const std::string& yaml) {
   std::string html = "<section id=\"config\">\n<h2>Configuration</h2>\n";
   if (yaml.empty()) return html + "<p class=\"missing\">config.yaml is missing.</p>\n</section>\n";
-  html += "<p>Resolved, with every default written out; saved as a file it runs again as it is: <code>expctr_engine run expctr --config FILE</code>.</p>\n";
+  html +=
+      "<p>Resolved, with every default written out; saved as a file it runs again as it is: <code>expctr_engine run expctr --config "
+      "FILE</code>.</p>\n";
   return html + "<details>\n<summary>config.yaml</summary>\n<pre><code>" + escaped(yaml) + "</code></pre>\n</details>\n</section>\n";
 }
 
@@ -146,15 +171,19 @@ std::string render_report(const ReportInput& input) {
   using namespace report;
   const std::string data = text_of(input.metrics, "data");
   std::string html = fmt::format(
-      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
-      "'unsafe-inline'; script-src 'sha256-{}'\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>ExpCTR run{}</title>\n<style>{}</style>\n"
+      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta http-equiv=\"Content-Security-Policy\" "
+      "content=\"default-src 'none'; style-src "
+      "'unsafe-inline'; script-src 'sha256-{}'\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>ExpCTR "
+      "run{}</title>\n<style>{}</style>\n"
       "</head>\n<body>\n",
       base64_digest(kScript), data.empty() ? "" : ": " + escaped(data), kStyle);
   html += header(input);
-  html += "<main>\n" + render_summary(input.metrics) + render_figures(input.metrics) + render_changes(input.explanations) + render_examples(input.explanations) +
-          render_curves(input.log) + size_section(input.metrics) + stage_section(input.metrics) + config_section(input.config_yaml) + "</main>\n";
+  html += "<main>\n" + render_summary(input.metrics) + render_figures(input.metrics) + render_changes(input.explanations) +
+          render_examples(input.explanations) + render_curves(input.log) + size_section(input.metrics) + stage_section(input.metrics) +
+          config_section(input.config_yaml) + "</main>\n";
   html +=
-      "<footer>\n<p>Written by expctr_engine. Method: Explainable CTR Prediction via LLM Reasoning, arXiv 2412.02588, built here from its description; no parity with its "
+      "<footer>\n<p>Written by expctr_engine. Method: Explainable CTR Prediction via LLM Reasoning, arXiv 2412.02588, built here from its "
+      "description; no parity with its "
       "results is claimed. This file needs no network.</p>\n</footer>\n";
   html += fmt::format("<script>{}</script>\n</body>\n</html>\n", kScript);
   return html;
