@@ -19,10 +19,13 @@ std::string with_minus(std::string text) {
 }
 
 std::string grouped(double magnitude) {
-  std::string digits = fmt::format("{:.0f}", magnitude);
-  for (auto place = static_cast<std::ptrdiff_t>(digits.size()) - 3; place > 0; place -= 3)
-    digits.insert(static_cast<std::size_t>(place), ",");
-  return digits;
+  const std::string digits = fmt::format("{:.0f}", magnitude);
+  std::string text;
+  for (std::size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';
+    text += digits[i];
+  }
+  return text;
 }
 
 }  // namespace
@@ -96,7 +99,7 @@ std::string number_text(double value, int digits) {
   const double magnitude = std::abs(value);
   if (magnitude == 0.0) return "0";
   if (magnitude < 1e-4 || magnitude >= 1e9) return with_minus(fmt::format("{:.{}e}", value, std::max(0, digits - 2)));
-  if (magnitude >= 1000.0) return (value < 0 ? std::string(kMinus) : "") + grouped(magnitude);
+  if (magnitude >= 1000.0) return fmt::format("{}{}", value < 0 ? kMinus : "", grouped(magnitude));
   const int decimals = std::max(0, digits - 1 - static_cast<int>(std::floor(std::log10(magnitude))));
   return with_minus(fmt::format("{:.{}f}", value, decimals));
 }
@@ -105,16 +108,16 @@ std::string number_text(const std::optional<double>& value, int digits) {
   return value ? number_text(*value, digits) : std::string(kMissing);
 }
 
-std::string signed_text(double value, int digits) { return (value > 0 ? "+" : "") + number_text(value, digits); }
+std::string signed_text(double value, int digits) { return fmt::format("{}{}", value > 0 ? "+" : "", number_text(value, digits)); }
 
 std::string fixed_text(double value, int decimals, bool sign) {
   if (!std::isfinite(value)) return std::string(kMissing);
   std::string text = fmt::format("{:.{}f}", value, decimals);
   if (text.find_first_not_of("-0.") == std::string::npos) return text[0] == '-' ? text.substr(1) : text;
-  return (sign && value > 0 ? "+" : "") + with_minus(std::move(text));
+  return fmt::format("{}{}", sign && value > 0 ? "+" : "", with_minus(std::move(text)));
 }
 
-std::string count_text(double value) { return (value < 0 ? std::string(kMinus) : "") + grouped(std::abs(value)); }
+std::string count_text(double value) { return fmt::format("{}{}", value < 0 ? kMinus : "", grouped(std::abs(value))); }
 
 std::string percent_text(double share) { return fmt::format("{:.1f} %", 100.0 * share); }
 

@@ -104,6 +104,7 @@ footer { margin-top: 3.5rem; padding-bottom: 3rem; color: var(--soft); font-size
   td[data-label]::before { content: attr(data-label); display: block; color: var(--soft); font-size: .78rem; }
   .figures td[data-label]::before, table.plain td[data-label]::before, .stages td[data-label]::before { display: inline-block; min-width: 8.5rem; }
   .examples td:nth-child(1)::before { content: none; }
+  .stages td:nth-child(2)::before { content: none; }
   .group { padding-bottom: 0; border: 0; }
 }
 @media print { body { font-size: 11pt; } #tools { display: none; } figure, tr { break-inside: avoid; } }
