@@ -208,7 +208,9 @@ void check_step(const std::filesystem::path& folder, DType dtype, bool packed, c
   for (const auto& [name, member] : records) {
     std::vector<double> got;
     for (const MiniBatchRecord& record : s.mini_batches) got.push_back(record.*member);
-    report.compare(fmt::format("mini-batch {}", name), got, doubles(file, fmt::format("out.minibatch.{}", name)), tol.loss);
+    // 0.5 (difference of two log-probabilities)^2: in float32 nearly all of a small difference is rounding.
+    const double tolerance = member == &MiniBatchRecord::approximate_kl && dtype == DType::f32 ? 1e-3 : tol.loss;
+    report.compare(fmt::format("mini-batch {}", name), got, doubles(file, fmt::format("out.minibatch.{}", name)), tolerance);
   }
   // Changes, over the largest change of all: an adapter of 1e-1 that moves by 1e-4 would hide any error.
   double most = 0.0;

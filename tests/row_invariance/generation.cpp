@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/philox.h"
+#include "base/kernels/attention.h"
 #include "cpu/thread_pool.h"
 #include "inference/answer_scorer.h"
 #include "models/llm/load.h"
@@ -237,7 +238,9 @@ TEST_CASE("generation: a warm store, a store that evicts, and prompts that are n
     check_same(scene.run(scene.requests, 16, store), expected, "cold");
     const std::uint64_t computed = store.tokens_computed();
     check_same(scene.run(scene.requests, 16, store), expected, "warm");
-    CHECK(store.tokens_computed() == computed);  // every prompt was there
+    std::uint64_t too_short = 0;  // the store finds whole pages only
+    for (const GenerationRequest& r : scene.requests) too_short += static_cast<std::int64_t>(r.prompt.size()) < attention_block ? r.prompt.size() : 0;
+    CHECK(store.tokens_computed() == computed + too_short);
     CHECK(store.tokens_asked() > computed);
   }
   for (const std::size_t kilobytes : {4, 16, 40, 100}) {
