@@ -242,6 +242,12 @@ TEST_CASE("a fresh policy is the reference: KL exactly 0, ratios exactly 1") {
   PrefixStore store(decoder, 1, 1 << 20, working_pages(16, 32));
   Policy policy = Policy::fresh(decoder, last_layer(decoder), config, 7);
   const std::vector<Tokens> prompts = random_prompts(16, 32, 11);
+  for (const double temperature : {0.7, 1.0}) {
+    config.temperature = temperature;
+    for (const Rollout& r : sample_rollouts(store, policy, prompts, config, 1, 0)) {
+      for (std::size_t t = 0; t < r.response.size(); ++t) CHECK(r.log_probabilities[t] == r.reference_log_probabilities[t]);
+    }
+  }
   std::vector<Rollout> rollouts = sample_rollouts(store, policy, prompts, config, 1, 0);
   for (const Rollout& r : rollouts) {
     for (std::size_t t = 0; t < r.response.size(); ++t) {
@@ -377,6 +383,48 @@ TEST_CASE("ratio guard: a mini-batch far from the sampling policy is counted and
   CHECK(hash_of(policy.parameters()) == before);
 }
 
+TEST_CASE("gradient clipping scales the step; the early stop leaves the epochs") {
+  const Decoder decoder = tiny_decoder({}, 3);
+  PpoConfig config;
+  config.max_new_tokens = 6;
+  config.mini_batch = 16;
+  config.learning_rate = 1e-3;
+  PrefixStore store(decoder, 1, 1 << 20, working_pages(16, 32));
+  const auto update = [&](const PpoConfig& c, PpoStatistics& s) {
+    Policy policy = Policy::fresh(decoder, last_layer(decoder), c, 7);
+    std::vector<Rollout> rollouts = sample_rollouts(store, policy, random_prompts(16, 32, 11), c, 1, 0);
+    score_all(rollouts, 4);
+    s = ppo_update(decoder, 1, policy, rollouts, c, 1, 0);
+    std::vector<double> second;  // Adam's second moment: the square of the scaled gradient
+    for (const NamedTensor& t : policy.optimiser.state()) {
+      if (t.name.find("second_moment") == std::string::npos) continue;
+      for (const double x : doubles(t.tensor)) second.push_back(x);
+    }
+    return second;
+  };
+  config.epochs = 1;
+  PpoStatistics plain, clipped;
+  const std::vector<double> a = update(config, plain);
+  config.gradient_clip = 0.25 * plain.gradient_norm;
+  std::vector<double> b = update(config, clipped);
+  CHECK(clipped.gradient_norm == plain.gradient_norm);  // reported as it was
+  for (double& x : b) x *= 16.0;
+  CHECK(relative_difference(b, a) < 1e-4);
+
+  config.gradient_clip = 0.0;
+  config.epochs = 6;
+  config.early_stop = true;
+  config.target_kl = 1e-12;
+  PpoStatistics stopped;
+  update(config, stopped);
+  CHECK(stopped.stopped_early);
+  CHECK(stopped.mini_batches.size() == 2);  // the first has KL 0
+  config.target_kl = 1e6;
+  update(config, stopped);
+  CHECK(!stopped.stopped_early);
+  CHECK(stopped.mini_batches.size() == 6);
+}
+
 TEST_CASE("rollouts that cannot be learned from are errors, not crashes") {
   const Decoder decoder = tiny_decoder({}, 3);
   PpoConfig config;
@@ -391,6 +439,14 @@ TEST_CASE("rollouts that cannot be learned from are errors, not crashes") {
   std::vector<Rollout> without = rollouts;
   without[2].reference_log_probabilities.clear();
   CHECK_THROWS_AS(ppo_update(decoder, 1, policy, without, config, 1, 0), UsageError);
+  std::vector<Rollout> short_states = rollouts;
+  short_states[1].prompt_tokens += 5;
+  CHECK_THROWS_AS(ppo_update(decoder, 1, policy, short_states, config, 1, 0), UsageError);
+  CHECK_THROWS_AS(score_reference(decoder, 1, short_states, config), UsageError);
+  LoraConfig everywhere = last_layer(decoder);
+  everywhere.first_layer = 0;
+  Policy lower = Policy::fresh(decoder, everywhere, config, 7);
+  CHECK_THROWS_AS(ppo_update(decoder, 1, lower, rollouts, config, 1, 0), UsageError);  // its first layer would be left out in silence
   rollouts[1].score = NAN;
   const std::string before = hash_of(policy.parameters());
   CHECK_THROWS_WITH_AS(ppo_update(decoder, 1, policy, rollouts, config, 1, 0), doctest::Contains("the mean score is nan"), Error);

@@ -7,6 +7,7 @@
 
 #include "base/philox.h"
 #include "base/kernels/attention.h"
+#include "cpu/isa.h"
 #include "cpu/thread_pool.h"
 #include "inference/answer_scorer.h"
 #include "models/llm/load.h"
@@ -220,6 +221,17 @@ TEST_CASE("generation: alone, in batches, with and without a store, with one thr
   }
 }
 
+TEST_CASE("generation: every instruction set gives the same bits") {
+  const Scene scene = tiny_scene(1, true);
+  const cpu::Isa before = cpu::active_isa();
+  cpu::set_isa(cpu::Isa::v3);
+  const std::vector<Bits> expected = scene.run(7, large);
+  if (cpu::best_isa() == cpu::Isa::v3) return skip_test("instruction set avx512");
+  cpu::set_isa(cpu::Isa::avx512);
+  check_same(scene.run(7, large), expected, "avx512");
+  cpu::set_isa(before);
+}
+
 TEST_CASE("generation: the order of the requests does not matter") {
   const Scene scene = tiny_scene(1, true);
   const std::vector<Bits> expected = scene.run(5, large);
@@ -319,5 +331,27 @@ TEST_CASE("stories260K: 1,000 sampled tokens alone, in batches and scored by the
     const ThreadCount two(2);
     check_same(scene.run(10, large), expected, "two threads");
   }
+  CHECK(scored(scene, expected, true) == sampled(expected));
+  scene.adapter.reset();
+  scene.split = 3;
+  const std::vector<Bits> base = scene.alone(0);
+  CHECK(base[0].tokens != expected[0].tokens);
+  check_same(scene.run(4, large), base, "base model");
+  CHECK(scored(scene, base, true) == sampled(base));
+}
+
+TEST_CASE("SmolLM2-135M (Q4_1): alone, in a batch, and scored by the training forward") {
+  const auto path = find_model("smollm2/SmolLM2-135M-Instruct.Q4_1.gguf");
+  if (!path) return skip_test("model smollm2");
+  Scene scene{load_decoder(*path), {}, 26, {}, {}};
+  LoraConfig lora;
+  lora.first_layer = 26;
+  lora.last_layer = 30;
+  scene.adapter.emplace(scene.decoder.config(), lora, 9, DType::f32, cpu_device, false);
+  disturb(*scene.adapter, 0.01);
+  scene.requests = mixed_requests(49152, {33, 5, 40, 1}, 8);
+  scene.options.max_new_tokens = 6;
+  const std::vector<Bits> expected = scene.alone(0);
+  check_same(scene.run(4, large), expected, "batch 4");
   CHECK(scored(scene, expected, true) == sampled(expected));
 }

@@ -55,12 +55,20 @@ Tensor Policy::values(const Tensor& normalised) const {
 }
 
 TokenEvaluation evaluate_responses(const Decoder& decoder, std::int64_t split, const Policy* policy, std::span<const Rollout* const> rollouts, double temperature, bool entropy) {
+  if (policy != nullptr && policy->adapter.config().first_layer < split) {
+    throw UsageError(fmt::format("PPO: the adapter starts at layer {}, the adapted blocks at {}", policy->adapter.config().first_layer, split), "split the model at lora.layers");
+  }
   const std::int64_t width = decoder.config().width;
   const Device device = decoder.device();
   std::vector<std::int64_t> lengths;
   std::vector<std::int32_t> rows, targets;
   std::int64_t total = 0;
   for (const Rollout* rollout : rollouts) {
+    const std::int64_t inputs = rollout->prompt_tokens + static_cast<std::int64_t>(rollout->response.size()) - 1;
+    if (rollout->prompt_tokens < 1 || !rollout->split_hidden.defined() || rollout->split_hidden.dim(0) != inputs) {
+      throw UsageError(fmt::format("PPO: a rollout of {} + {} tokens has states of shape {}", rollout->prompt_tokens, rollout->response.size(), rollout->split_hidden.shape().text()),
+                       "generate with keep_states");
+    }
     for (std::size_t t = 0; t < rollout->response.size(); ++t) {
       rows.push_back(static_cast<std::int32_t>(total + rollout->prompt_tokens - 1 + static_cast<std::int64_t>(t)));
       targets.push_back(rollout->response[t]);

@@ -65,6 +65,7 @@ struct TokenEvaluation {
   Tensor log_probability, value, entropy;  ///< [response tokens], all rollouts in order; value only with a policy
 };
 /// Adapted blocks, log-probabilities and values of the response tokens of some rollouts. `policy` null: the reference, i.e. the base weights.
+/// Throws UsageError when a rollout's states do not fit its tokens, or the adapter has layers below `split`.
 TokenEvaluation evaluate_responses(const Decoder& decoder, std::int64_t split, const Policy* policy, std::span<const Rollout* const> rollouts, double temperature, bool entropy);
 
 /// Fills reference_log_probabilities of all rollouts.
