@@ -48,14 +48,16 @@ void check_functions(const std::filesystem::path& folder) {
 
   OracleReport host(folder, "host f64");
   const Ragged old = ragged("in.logprob_old"), base = ragged("in.logprob_reference"), values = ragged("in.value_old");
-  const std::pair<const char*, KlEstimator> estimators[] = {{"k1", KlEstimator::k1}, {"abs", KlEstimator::abs}, {"k2", KlEstimator::k2}, {"k3", KlEstimator::k3}};
+  const std::pair<const char*, KlEstimator> estimators[] = {
+      {"k1", KlEstimator::k1}, {"abs", KlEstimator::abs}, {"k2", KlEstimator::k2}, {"k3", KlEstimator::k3}};
   for (const auto& [name, kind] : estimators) {
     Ragged kl = old;
     for (std::size_t i = 0; i < kl.size(); ++i) {
       for (std::size_t t = 0; t < kl[i].size(); ++t) kl[i][t] = kl_estimate(kind, old[i][t], base[i][t]);
     }
     host.compare(fmt::format("kl {}", name), flat(kl), reference(fmt::format("out.kl_{}", name)), 1e-12);
-    if (kind == KlEstimator::k1) host.compare("sequence KL", std::vector<double>{mean_sequence_sum(kl)}, doubles(file, "out.kl_sequence_sum_mean"), 1e-12);
+    if (kind == KlEstimator::k1)
+      host.compare("sequence KL", std::vector<double>{mean_sequence_sum(kl)}, doubles(file, "out.kl_sequence_sum_mean"), 1e-12);
   }
   Ragged negative = old;
   for (auto& row : negative) {
@@ -70,8 +72,10 @@ void check_functions(const std::filesystem::path& folder) {
   host.compare("returns", flat(computed.returns), reference("out.returns"), 1e-12);
   const std::vector<double> whitened = flat(whiten(computed.advantages));
   host.compare("advantages whitened", whitened, reference("out.advantages_whitened"), 1e-12);
-  host.compare("advantages whitened, biased", flat(whiten(computed.advantages, {true, false})), reference("out.advantages_whitened_biased"), 1e-12);
-  host.compare("explained variance", std::vector<double>{explained_variance(reference("param.value_new"), flat(computed.returns))}, doubles(file, "out.explained_variance"), 1e-12);
+  host.compare("advantages whitened, biased", flat(whiten(computed.advantages, {true, false})), reference("out.advantages_whitened_biased"),
+               1e-12);
+  host.compare("explained variance", std::vector<double>{explained_variance(reference("param.value_new"), flat(computed.returns))},
+               doubles(file, "out.explained_variance"), 1e-12);
   CHECK_MESSAGE(host.finish(), folder.string());
 
   const auto n = static_cast<std::int64_t>(whitened.size());
@@ -93,7 +97,8 @@ void check_functions(const std::filesystem::path& folder) {
     report.compare("value loss", doubles(value_mean), doubles(file, "out.value_loss"), tolerance);
     report.compare("loss", doubles(loss), doubles(file, "loss"), tolerance);
     tape.backward(loss);
-    report.compare("gradient of the log-probabilities", doubles(log_probability.gradient()), reference("grad.param.logprob_new"), tolerance);
+    report.compare("gradient of the log-probabilities", doubles(log_probability.gradient()), reference("grad.param.logprob_new"),
+                   tolerance);
     report.compare("gradient of the values", doubles(value.gradient()), reference("grad.param.value_new"), tolerance);
     CHECK_MESSAGE(report.finish(), folder.string());
   }
@@ -120,7 +125,8 @@ void check_rewards(const std::filesystem::path& folder) {
   const nlohmann::json hyper = read_json(folder / "case.json").at("hyper_parameters");
   const double clip = at(hyper, "clip");
   const auto in = [&](const char* name) { return doubles(file, std::string("in.") + name); };
-  const std::vector<double> yes = in("logit_yes"), no = in("logit_no"), base_yes = in("base_yes"), base_no = in("base_no"), p_ic = in("p_ic"), p_id = in("p_id"), p_zero = in("p_ic_zero");
+  const std::vector<double> yes = in("logit_yes"), no = in("logit_no"), base_yes = in("base_yes"), base_no = in("base_no"),
+                            p_ic = in("p_ic"), p_id = in("p_id"), p_zero = in("p_ic_zero");
   const std::vector<std::int32_t> label = integers(file, "in.label");
   std::map<std::string, std::vector<double>> got;
   for (std::size_t i = 0; i < label.size(); ++i) {
@@ -154,7 +160,9 @@ void check_step(const std::filesystem::path& folder, DType dtype, bool packed, c
   PpoCase c = load_ppo_case(folder, dtype, packed);
   const SafetensorsFile file = SafetensorsFile::open(folder / "tensors.safetensors");
   OracleReport report(folder, packed ? "f32 packed" : dtype == DType::f64 ? "f64" : "f32");
-  const auto reference = [&](const std::string& name) { return flat(ragged_rows(doubles(file, name), c.response_lengths, c.most_response)); };
+  const auto reference = [&](const std::string& name) {
+    return flat(ragged_rows(doubles(file, name), c.response_lengths, c.most_response));
+  };
   const auto evaluate = [&](const Policy* policy) {
     const NoGradient no_gradient;
     return evaluate_responses(c.decoder, 0, policy, pointers(c.rollouts), 1.0, false);
@@ -194,17 +202,23 @@ void check_step(const std::filesystem::path& folder, DType dtype, bool packed, c
     const PpoStatistics statistics = ppo_update(first.decoder, 0, first.policy, first.rollouts, config, 0, 0, 1e-5, half);
     report.require("one mini-batch", statistics.mini_batches.size() == 1);
     for (const NamedTensor& p : first.policy.parameters()) {
-      report.compare("first gradient of " + p.name, doubles(p.tensor.gradient()), doubles(file, "grad.first_minibatch." + oracle_name(p.name)), tol.gradient);
+      report.compare("first gradient of " + p.name, doubles(p.tensor.gradient()),
+                     doubles(file, "grad.first_minibatch." + oracle_name(p.name)), tol.gradient);
     }
   }
   const PpoStatistics s = ppo_update(c.decoder, 0, c.policy, c.rollouts, c.config, 0, 0, 1e-5, c.permutations);
   report.compare("sequence KL", std::vector<double>{s.kl}, doubles(file, "out.kl_sequence_sum_mean"), tol.rollout);
-  report.compare("beta", std::vector<double>{c.policy.kl.coefficient()}, doubles(file, "out.beta_after"), dtype == DType::f64 ? 1e-14 : 1e-7);
+  report.compare("beta", std::vector<double>{c.policy.kl.coefficient()}, doubles(file, "out.beta_after"),
+                 dtype == DType::f64 ? 1e-14 : 1e-7);
   report.require("the first ratios are 1", s.first_ratio_error <= 1e-5);
-  const std::pair<const char*, double MiniBatchRecord::*> records[] = {
-      {"loss", &MiniBatchRecord::loss}, {"policy_loss", &MiniBatchRecord::policy_loss}, {"value_loss", &MiniBatchRecord::value_loss},
-      {"clip_fraction", &MiniBatchRecord::clip_fraction}, {"value_clip_fraction", &MiniBatchRecord::value_clip_fraction}, {"mean_ratio", &MiniBatchRecord::ratio},
-      {"approx_kl", &MiniBatchRecord::approximate_kl}, {"gradient_norm", &MiniBatchRecord::gradient_norm}};
+  const std::pair<const char*, double MiniBatchRecord::*> records[] = {{"loss", &MiniBatchRecord::loss},
+                                                                       {"policy_loss", &MiniBatchRecord::policy_loss},
+                                                                       {"value_loss", &MiniBatchRecord::value_loss},
+                                                                       {"clip_fraction", &MiniBatchRecord::clip_fraction},
+                                                                       {"value_clip_fraction", &MiniBatchRecord::value_clip_fraction},
+                                                                       {"mean_ratio", &MiniBatchRecord::ratio},
+                                                                       {"approx_kl", &MiniBatchRecord::approximate_kl},
+                                                                       {"gradient_norm", &MiniBatchRecord::gradient_norm}};
   for (const auto& [name, member] : records) {
     std::vector<double> got;
     for (const MiniBatchRecord& record : s.mini_batches) got.push_back(record.*member);
@@ -217,7 +231,8 @@ void check_step(const std::filesystem::path& folder, DType dtype, bool packed, c
   std::map<std::string, std::vector<double>> expected, got;
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const std::string name = oracle_name(parameters[i].name);
-    const std::vector<double> start = doubles(file, "param." + name), end = doubles(file, "out.after." + name), was = doubles(before[i].tensor), is = doubles(parameters[i].tensor);
+    const std::vector<double> start = doubles(file, "param." + name), end = doubles(file, "out.after." + name),
+                              was = doubles(before[i].tensor), is = doubles(parameters[i].tensor);
     for (std::size_t j = 0; j < start.size(); ++j) {
       expected[name].push_back(end[j] - start[j]);
       got[name].push_back(is[j] - was[j]);
@@ -258,5 +273,6 @@ TEST_CASE("oracles: reinforcement learning") {
       report_unsupported(folder, "unknown case");
     }
   }
-  for (const char* needed : {"ppo_functions", "ppo_functions_discounted", "adaptive_kl", "expctr_rewards", "ppo_step", "ppo_step_large_lr"}) CHECK_MESSAGE(seen.contains(needed), needed);
+  for (const char* needed : {"ppo_functions", "ppo_functions_discounted", "adaptive_kl", "expctr_rewards", "ppo_step", "ppo_step_large_lr"})
+    CHECK_MESSAGE(seen.contains(needed), needed);
 }

@@ -2,12 +2,13 @@
 
 #include <fmt/format.h>
 
-#include "tests/support/oracle.h"
 #include "models/parameters.h"
+#include "tests/support/oracle.h"
 
 namespace expctr::test {
 
-std::vector<std::vector<double>> ragged_rows(const std::vector<double>& padded, const std::vector<std::int64_t>& lengths, std::int64_t columns) {
+std::vector<std::vector<double>> ragged_rows(const std::vector<double>& padded, const std::vector<std::int64_t>& lengths,
+                                             std::int64_t columns) {
   std::vector<std::vector<double>> rows;
   for (std::size_t i = 0; i < lengths.size(); ++i) {
     const auto begin = padded.begin() + static_cast<std::ptrdiff_t>(i) * columns;
@@ -58,9 +59,13 @@ PpoCase load_ppo_case(const std::filesystem::path& folder, DType dtype, bool pac
   c.norm_epsilon = h.at("rms_eps");
   c.rope_base = h.at("rope_base");
   c.tied_head = true;
-  const auto stored = [&](const SafetensorsFile& source, const std::string& name) { return tensor_of(doubles(source, name), shape_of(source, name), dtype); };
+  const auto stored = [&](const SafetensorsFile& source, const std::string& name) {
+    return tensor_of(doubles(source, name), shape_of(source, name), dtype);
+  };
   const auto weight = [&](const std::string& name) { return stored(base, "param.base." + name + ".weight"); };
-  const auto linear = [&](const std::string& name) { return packed ? Linear::frozen(FrozenWeight(weight(name))) : Linear::dense(weight(name)); };
+  const auto linear = [&](const std::string& name) {
+    return packed ? Linear::frozen(FrozenWeight(weight(name))) : Linear::dense(weight(name));
+  };
   std::vector<DecoderLayer> layers;
   for (std::int64_t i = 0; i < c.layers; ++i) {
     const std::string stem = fmt::format("layer.{}.", i);
@@ -77,7 +82,8 @@ PpoCase load_ppo_case(const std::filesystem::path& folder, DType dtype, bool pac
     layers.push_back(std::move(layer));
   }
   const Tensor embedding = weight("embed");
-  Decoder decoder(c, embedding, std::move(layers), weight("final_norm"), packed ? Linear::frozen(FrozenWeight(embedding)) : Linear::dense(embedding));
+  Decoder decoder(c, embedding, std::move(layers), weight("final_norm"),
+                  packed ? Linear::frozen(FrozenWeight(embedding)) : Linear::dense(embedding));
 
   PpoConfig config;
   config.learning_rate = hyper.at("optimiser").at("lr");
@@ -107,8 +113,8 @@ PpoCase load_ppo_case(const std::filesystem::path& folder, DType dtype, bool pac
   PpoCase result{std::move(decoder), std::move(policy), config, {}, {}, {}, 0};
   const Shape shape = shape_of(file, "in.tokens"), padded = shape_of(file, "out.logprob_old");
   result.most_response = padded[1];
-  const std::vector<std::int32_t> tokens = integers(file, "in.tokens"), prompt = integers(file, "in.prompt_length"), response = integers(file, "in.response_length"),
-                                  order = integers(file, "in.permutation");
+  const std::vector<std::int32_t> tokens = integers(file, "in.tokens"), prompt = integers(file, "in.prompt_length"),
+                                  response = integers(file, "in.response_length"), order = integers(file, "in.permutation");
   const std::vector<double> score = doubles(file, "in.score");
   const auto end_token = hyper.at("end_token").get<std::int32_t>();
   for (std::int64_t b = 0; b < shape[0]; ++b) {
@@ -125,7 +131,9 @@ PpoCase load_ppo_case(const std::filesystem::path& folder, DType dtype, bool pac
     result.response_lengths.push_back(response[row]);
   }
   const auto rows = static_cast<std::size_t>(shape[0]);
-  for (std::size_t e = 0; e * rows < order.size(); ++e) result.permutations.emplace_back(order.begin() + static_cast<std::ptrdiff_t>(e * rows), order.begin() + static_cast<std::ptrdiff_t>((e + 1) * rows));
+  for (std::size_t e = 0; e * rows < order.size(); ++e)
+    result.permutations.emplace_back(order.begin() + static_cast<std::ptrdiff_t>(e * rows),
+                                     order.begin() + static_cast<std::ptrdiff_t>((e + 1) * rows));
   return result;
 }
 

@@ -10,7 +10,8 @@
 namespace expctr::test {
 
 /// One response per prompt, sample ids in order; log-probabilities, values and reference are filled, the score is 0.
-inline std::vector<Rollout> sample_rollouts(PrefixStore& store, const Policy& policy, std::span<const Tokens> prompts, const PpoConfig& config, std::uint64_t seed, std::uint32_t step,
+inline std::vector<Rollout> sample_rollouts(PrefixStore& store, const Policy& policy, std::span<const Tokens> prompts,
+                                            const PpoConfig& config, std::uint64_t seed, std::uint32_t step,
                                             std::vector<std::int32_t> stop_tokens = {0}) {
   std::vector<GenerationRequest> requests;
   for (const Tokens& prompt : prompts) requests.push_back({prompt, static_cast<std::uint32_t>(requests.size())});

@@ -1,4 +1,5 @@
-// Whole runs on toy tasks, through generate, score_reference and ppo_update as a trainer makes them (specs rl.md 11.7, 11.9 to 11.11; expctr.md section 13, check 10).
+// Whole runs on toy tasks, through generate, score_reference and ppo_update as a trainer makes them (specs rl.md 11.7, 11.9 to 11.11;
+// expctr.md section 13, check 10).
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
@@ -75,7 +76,9 @@ struct Toy {
 
 std::vector<Tokens> same_prompts(std::uint32_t) { return std::vector<Tokens>(batch, Tokens{begin_token, 7, 9}); }
 
-double has_token(const Tokens&, const Tokens& response) { return std::find(response.begin(), response.end(), 11) != response.end() ? 1.0 : 0.0; }
+double has_token(const Tokens&, const Tokens& response) {
+  return std::find(response.begin(), response.end(), 11) != response.end() ? 1.0 : 0.0;
+}
 
 /// begin, genres of three liked titles, separator, target genre. The label: target genre among the first three genres.
 std::vector<Tokens> pairs(std::uint64_t purpose, std::uint32_t step, std::size_t count) {
@@ -101,7 +104,9 @@ int polarity(const Tokens& response) {
 }
 
 /// The scorer knows nothing without a polarity word and believes one that is there.
-double delta(const Tokens& prompt, const Tokens& response) { return lc_reward(LcForm::delta, label_of(prompt), 3.0 * polarity(response), 0.0, 5.0); }
+double delta(const Tokens& prompt, const Tokens& response) {
+  return lc_reward(LcForm::delta, label_of(prompt), 3.0 * polarity(response), 0.0, 5.0);
+}
 
 }  // namespace
 
@@ -175,14 +180,16 @@ void learn_taste(std::uint64_t seed) {
   evaluate(first_accuracy, mean_delta);
   std::uint32_t steps = 0;
   while (steps < 200 && !(accuracy >= 0.95 && score > 0.4)) {
-    const PpoStatistics s = toy.step(steps, [](std::uint32_t step) { return pairs(1000, step, batch); }, delta);
+    const PpoStatistics s = toy.step(
+        steps, [](std::uint32_t step) { return pairs(1000, step, batch); }, delta);
     CHECK(s.first_ratio_error == 0.0);
     kl = s.kl;
     score = s.score_mean;
     ++steps;
     if (steps % 10 == 0) evaluate(accuracy, mean_delta);
   }
-  std::printf("toy ExpCTR, seed %d: polarity accuracy %.3f -> %.3f, mean delta %.3f, sampled score %.3f, sequence KL %.2f after %u steps\n", static_cast<int>(seed), first_accuracy, accuracy, mean_delta, score, kl, steps);
+  std::printf("toy ExpCTR, seed %d: polarity accuracy %.3f -> %.3f, mean delta %.3f, sampled score %.3f, sequence KL %.2f after %u steps\n",
+              static_cast<int>(seed), first_accuracy, accuracy, mean_delta, score, kl, steps);
   CHECK(first_accuracy < 0.8);
   CHECK(accuracy >= 0.95);
   CHECK(mean_delta > 0.0);
@@ -211,7 +218,8 @@ TEST_CASE("a run that stops and resumes from a checkpoint has the bits of one th
     CheckpointWriter checkpoint(folder.path(), "step5");
     write_tensors(checkpoint, "policy/", whole.policy.parameters());
     write_tensors(checkpoint, "", whole.policy.optimiser.state());
-    checkpoint.set_state({{"optimiser_steps", whole.policy.optimiser.steps()}, {"kl_coefficient", whole.policy.kl.coefficient()}, {"step", stop}});
+    checkpoint.set_state(
+        {{"optimiser_steps", whole.policy.optimiser.steps()}, {"kl_coefficient", whole.policy.kl.coefficient()}, {"step", stop}});
     checkpoint.commit();
   }
   const auto loaded = Checkpoint::open_latest(folder.path(), [](const std::string& message) { FAIL(message); });

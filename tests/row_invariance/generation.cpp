@@ -1,12 +1,13 @@
-// Row invariance of generation and training on the CPU: the bits of a response depend on its prompt, its sample id and the seed, and on nothing else.
+// Row invariance of generation and training on the CPU: the bits of a response depend on its prompt, its sample id and the seed, and on
+// nothing else.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstring>
 
-#include "base/philox.h"
 #include "base/kernels/attention.h"
+#include "base/philox.h"
 #include "cpu/isa.h"
 #include "cpu/thread_pool.h"
 #include "inference/answer_scorer.h"
@@ -36,7 +37,11 @@ struct Bits {
 };
 
 Bits bits_of(const Generation& g) {
-  return {g.tokens, {reinterpret_cast<const char*>(g.log_probabilities.data()), g.log_probabilities.size() * sizeof(float)}, bytes_of(g.split_hidden), bytes_of(g.final_hidden), g.ended};
+  return {g.tokens,
+          {reinterpret_cast<const char*>(g.log_probabilities.data()), g.log_probabilities.size() * sizeof(float)},
+          bytes_of(g.split_hidden),
+          bytes_of(g.final_hidden),
+          g.ended};
 }
 
 /// A model, its adapter and requests: some prompts are prefixes of others, some are equal, lengths lie on both sides of the cache's pages.
@@ -91,12 +96,14 @@ void disturb(const LoraAdapter& adapter, double deviation) {
 std::vector<GenerationRequest> mixed_requests(std::int32_t vocabulary, const std::vector<std::size_t>& lengths, std::uint64_t seed) {
   const RandomKey key = random_key(seed, "prompts");
   Tokens common;
-  for (std::uint32_t i = 0; i < 512; ++i) common.push_back(1 + static_cast<std::int32_t>(philox(key, {i, 0, 0, 0}).word[0] % static_cast<std::uint32_t>(vocabulary - 1)));
+  for (std::uint32_t i = 0; i < 512; ++i)
+    common.push_back(1 + static_cast<std::int32_t>(philox(key, {i, 0, 0, 0}).word[0] % static_cast<std::uint32_t>(vocabulary - 1)));
   std::vector<GenerationRequest> requests;
   for (std::size_t k = 0; k < lengths.size(); ++k) {
     Tokens prompt(common.begin(), common.begin() + static_cast<std::ptrdiff_t>(lengths[k]));
     if (k % 3 == 2) {  // another ending
-      for (std::size_t i = lengths[k] / 2; i < prompt.size(); ++i) prompt[i] = 1 + (prompt[i] + static_cast<std::int32_t>(k)) % (vocabulary - 1);
+      for (std::size_t i = lengths[k] / 2; i < prompt.size(); ++i)
+        prompt[i] = 1 + (prompt[i] + static_cast<std::int32_t>(k)) % (vocabulary - 1);
     }
     requests.push_back({prompt, static_cast<std::uint32_t>(k)});
   }
@@ -146,7 +153,8 @@ void check_same(const std::vector<Bits>& got, const std::vector<Bits>& expected,
   }
 }
 
-/// Log-probabilities of the responses from the forward that training differentiates, after a prefill of the whole text where sampling decoded.
+/// Log-probabilities of the responses from the forward that training differentiates, after a prefill of the whole text where sampling
+/// decoded.
 std::vector<double> scored(const Scene& scene, const std::vector<Bits>& responses, bool together) {
   std::vector<Rollout> rollouts;
   for (std::size_t i = 0; i < responses.size(); ++i) {
@@ -174,7 +182,9 @@ std::vector<double> scored(const Scene& scene, const std::vector<Bits>& response
   std::vector<double> result;
   const auto evaluate = [&](std::span<const Rollout* const> some) {
     const Tape tape;
-    const Tensor lp = evaluate_responses(scene.decoder, scene.split, policy ? &*policy : nullptr, some, scene.options.sampling.temperature, false).log_probability;
+    const Tensor lp =
+        evaluate_responses(scene.decoder, scene.split, policy ? &*policy : nullptr, some, scene.options.sampling.temperature, false)
+            .log_probability;
     for (const double x : doubles(lp)) result.push_back(x);
   };
   std::vector<const Rollout*> all;
@@ -211,7 +221,8 @@ TEST_CASE("generation: alone, in batches, with and without a store, with one thr
       CHECK(ended);
       CHECK(full);
       for (const std::int64_t batch : {1, 3, 16}) {
-        for (const std::size_t budget : {std::size_t{0}, large}) check_same(scene.run(batch, budget), expected, fmt::format("{}, batch {}, budget {}", name, batch, budget));
+        for (const std::size_t budget : {std::size_t{0}, large})
+          check_same(scene.run(batch, budget), expected, fmt::format("{}, batch {}, budget {}", name, batch, budget));
       }
       for (const int threads : {1, 2, 3}) {
         const ThreadCount set(threads);
@@ -251,14 +262,16 @@ TEST_CASE("generation: a warm store, a store that evicts, and prompts that are n
     const std::uint64_t computed = store.tokens_computed();
     check_same(scene.run(scene.requests, 16, store), expected, "warm");
     std::uint64_t too_short = 0;  // the store finds whole pages only
-    for (const GenerationRequest& r : scene.requests) too_short += static_cast<std::int64_t>(r.prompt.size()) < attention_block ? r.prompt.size() : 0;
+    for (const GenerationRequest& r : scene.requests)
+      too_short += static_cast<std::int64_t>(r.prompt.size()) < attention_block ? r.prompt.size() : 0;
     CHECK(store.tokens_computed() == computed + too_short);
     CHECK(store.tokens_asked() > computed);
   }
   for (const std::size_t kilobytes : {4, 16, 40, 100}) {
     PrefixStore store(scene.decoder, scene.split, kilobytes << 10, scene.pages(4));
     for (int round = 0; round < 3; ++round) {
-      check_same(scene.run(scene.requests, round == 1 ? 7 : 4, store, round != 2), expected, fmt::format("{} KiB, round {}", kilobytes, round));
+      check_same(scene.run(scene.requests, round == 1 ? 7 : 4, store, round != 2), expected,
+                 fmt::format("{} KiB, round {}", kilobytes, round));
       CHECK(store.bytes() <= kilobytes << 10);
     }
   }
