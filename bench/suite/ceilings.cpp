@@ -18,7 +18,7 @@ constexpr std::int64_t rounds = 2000000;
 
 float multiply_add_v3(float x) {
   __m256 sum[chains];
-  for (__m256& s : sum) s = _mm256_set1_ps(x);
+  for (int c = 0; c < chains; ++c) sum[c] = _mm256_set1_ps(x + static_cast<float>(c));  // different, or the compiler keeps one chain
   const __m256 a = _mm256_set1_ps(0.999f), b = _mm256_set1_ps(1e-3f);
   for (std::int64_t i = 0; i < rounds; ++i)
 #pragma GCC unroll 12
@@ -29,7 +29,7 @@ float multiply_add_v3(float x) {
 
 __attribute__((target("avx512f"))) float multiply_add_avx512(float x) {
   __m512 sum[chains];
-  for (__m512& s : sum) s = _mm512_set1_ps(x);
+  for (int c = 0; c < chains; ++c) sum[c] = _mm512_set1_ps(x + static_cast<float>(c));
   const __m512 a = _mm512_set1_ps(0.999f), b = _mm512_set1_ps(1e-3f);
   for (std::int64_t i = 0; i < rounds; ++i)
 #pragma GCC unroll 12
@@ -65,10 +65,9 @@ Ceilings measure_ceilings() {
   std::vector<float> a(elements, 1.0f), b(elements, 2.0f), c(elements, 3.0f);
   const double memory = fastest(4, [&] {
     cpu::parallel_for(elements, piece, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        const auto at = static_cast<std::size_t>(i);
-        a[at] = b[at] + 0.5f * c[at];
-      }
+      const __m256 half = _mm256_set1_ps(0.5f);
+      for (std::int64_t i = begin; i < end; i += 8)  // pieces are multiples of 8
+        _mm256_storeu_ps(a.data() + i, _mm256_fmadd_ps(half, _mm256_loadu_ps(c.data() + i), _mm256_loadu_ps(b.data() + i)));
     });
   });
   return {1e-9 * flops / arithmetic, 1e-9 * 12.0 * static_cast<double>(elements) / memory};

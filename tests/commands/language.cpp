@@ -31,12 +31,14 @@ TEST_CASE("tokenize gives the reference ids of a GGUF file and of a folder, and 
     CAPTURE(name);
     const std::string model = (*stories / name).string();
     std::vector<json> texts, ids;
-    for (const json& c : read_json(*stories / "cases.json").at("cases")) {
+    const json cases = read_json(*stories / "cases.json").at("cases");
+    for (const json& c : cases) {
       texts.push_back({{"text", c.at("prompt")}});
       ids.push_back({{"ids", c.at("ids")}});
     }
     const auto encoded = answers(folder, {"tokenize", "--model", model, "--input", write_json_lines(folder / "t", texts)});
     const auto decoded = answers(folder, {"tokenize", "--decode", "--model", model, "--input", write_json_lines(folder / "i", ids)});
+    REQUIRE(!ids.empty());
     REQUIRE(encoded.size() == ids.size());
     REQUIRE(decoded.size() == ids.size());
     for (std::size_t i = 0; i < ids.size(); ++i) {
@@ -55,6 +57,7 @@ TEST_CASE("greedy generation gives the reference tokens; score gives their log-p
   const TemporaryFolder folder;
   const std::string model = (*stories / "stories260K.gguf").string();
   const json cases = read_json(*stories / "cases.json").at("cases");
+  REQUIRE(!cases.empty());
   std::vector<json> prompts;
   for (const json& c : cases) prompts.push_back({{"prompt", c.at("prompt")}});
   const auto lines = answers(folder, {"generate", "--model", model, "--input", write_json_lines(folder / "p", prompts), "--max-new-tokens", "40", "--temperature", "0"});
@@ -138,7 +141,8 @@ TEST_CASE("score gives the reference logits of Yes and No") {
   if (!model) return skip_test("model smollm2");
   const TemporaryFolder folder;
   std::vector<json> prompts, expected;
-  for (const json& c : read_json(oracle_root() / "llm" / "smollm2" / "cases.json").at("cases")) {
+  const json cases = read_json(oracle_root() / "llm" / "smollm2" / "cases.json").at("cases");
+  for (const json& c : cases) {
     if (!c.contains("l_yes")) continue;
     prompts.push_back({{"prompt", c.at("text")}});
     expected.push_back(c);
