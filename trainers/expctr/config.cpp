@@ -98,12 +98,9 @@ ExpctrConfig read_expctr_config(const Config& config) {
   ConfigReader data = r.section("data");
   c.data_path = data.get("path", "ml-100k");
   c.pairs.label_rule = data.get("label_rule", "rating >= 4");
-  data.choice("split.kind", "per_user_time", {"per_user_time"});
-  c.pairs.split.test = data.get("split.test", 0.2);
-  c.pairs.split.valid = data.get("split.valid", 0.1);
-  const std::int64_t history = data.get("history.max", std::int64_t{50});
-  data.require("history.max", history >= 1 && history <= 1000, "must lie in 1 .. 1000");
-  c.pairs.scope = parse_history_scope(data.choice("history.scope", "all_earlier", {"all_earlier", "train_only"}));
+  c.ctr_data = read_ctr_data_config(data);
+  c.pairs.split = c.ctr_data.split;
+  c.pairs.scope = c.ctr_data.scope;
   ConfigReader llm = r.section("llm");
   c.llm_path = llm.get("path", "SmolLM2-135M-Instruct");
   c.compute = read_compute(llm);

@@ -50,6 +50,7 @@ struct ExpctrConfig {
   RewardConfig reward;
   std::int64_t encoder_max_tokens = 128;
   CtrConfig ctr;
+  CtrDataConfig ctr_data;
   bool stage2_rows_with_text = false;  ///< stage2.rows: with_text instead of all
   bool explain_greedy = true;
   std::int64_t explain_batch = 16;

@@ -13,7 +13,7 @@
 namespace expctr {
 namespace {
 
-constexpr std::string_view complete_file = "complete.json";
+constexpr std::string_view complete_file = "complete.json", started_file = "started.json";
 
 // Room for the sequences of one generation batch and one chunk of prompts, in pages of the lower blocks.
 std::int64_t working_pages(const ExpctrConfig& config) {
@@ -122,6 +122,18 @@ std::vector<double> ExpctrSession::margins(std::span<const TextPair* const> pair
   return AnswerScorer(*store_, scorer_adapter(), answers_).margins(prompts);
 }
 
+const Embedder& ExpctrSession::encoder() {
+  if (encoder_ == nullptr) encoder_ = std::make_unique<Embedder>(resolve_asset(config_.encoder_path), device_);
+  return *encoder_;
+}
+
+std::string ExpctrSession::encoder_hash() { return hash_of(encoder().encoder().weights()); }
+
+const CtrData& ExpctrSession::ctr_data() {
+  if (ctr_data_ == nullptr) ctr_data_ = std::make_unique<CtrData>(load_ctr_data(resolve_asset(config_.data_path), config_.ctr_data, config_.ctr));
+  return *ctr_data_;
+}
+
 bool ExpctrSession::stage_complete(std::string_view stage) const {
   const std::filesystem::path path = stage_folder(stage) / complete_file;
   return std::filesystem::exists(path) && stage_details(stage).value("identity", "") == stage_identity(stage);
@@ -154,12 +166,40 @@ void ExpctrSession::mark_complete(std::string_view stage, nlohmann::json details
   write_file_atomically(stage_folder(stage) / complete_file, details.dump(2) + "\n");
 }
 
-void ExpctrSession::forget_stage(std::string_view stage) { std::filesystem::remove_all(stage_folder(stage)); }
+bool ExpctrSession::begin_stage(std::string_view stage) {
+  const std::filesystem::path folder = stage_folder(stage), started = folder / started_file;
+  if (options_.resume == "never") {
+    std::filesystem::remove_all(folder);
+  } else if (stage_complete(stage)) {
+    log_info("{}  complete already", stage);
+    return false;
+  }
+  if (std::filesystem::exists(started)) {
+    std::ifstream file(started);
+    const nlohmann::json state = nlohmann::json::parse(file, nullptr, false);
+    if (!state.is_object() || state.value("identity", "") != stage_identity(stage)) {
+      throw UsageError(fmt::format("{} in {} was started with another configuration", stage, run_.path().string()),
+                       "start it anew with --resume never (its results there are dropped), or choose another --out");
+    }
+  } else {
+    std::filesystem::remove_all(folder);
+    run_.resume_point(stage, "never");  // checkpoints without a started stage belong to nothing
+    make_folders(folder);
+    write_file_atomically(started, nlohmann::json{{"identity", stage_identity(stage)}}.dump() + "\n");
+  }
+  return true;
+}
+
+std::string ExpctrSession::identity_of(std::string_view resolved_yaml, std::string_view stage) const {
+  ExpctrConfig other;
+  other.resolved = resolved_yaml;
+  return other.identity(stage_sections(stage));
+}
 
 std::optional<Checkpoint> ExpctrSession::resume_point(std::string_view job, std::string_view stage) {
   std::optional<Checkpoint> checkpoint = run_.resume_point(job, options_.resume);
-  if (checkpoint && checkpoint->state().value("identity", "") != stage_identity(stage)) {
-    throw UsageError(fmt::format("{}: the checkpoint of {} was written with another configuration", run_.path().string(), job),
+  if (checkpoint && identity_of(checkpoint->config(), stage) != stage_identity(stage)) {
+    throw UsageError(fmt::format("{}: the checkpoint was written with another configuration", checkpoint->folder().string()),
                      "start this stage anew with --resume never, or choose another --out");
   }
   return checkpoint;

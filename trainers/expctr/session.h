@@ -8,8 +8,11 @@
 #include <vector>
 
 #include "inference/answer_scorer.h"
+#include "inference/ctr_scorer.h"
+#include "inference/embedder.h"
 #include "inference/language_model.h"
 #include "inference/prefix_store.h"
+#include "trainers/ctr/ctr_data.h"
 #include "trainers/expctr/config.h"
 #include "trainers/run_directory.h"
 
@@ -57,6 +60,12 @@ class ExpctrSession {
   /// Margins with these explanations.
   std::vector<double> margins(std::span<const TextPair* const> pairs, std::span<const std::string> texts);
 
+  /// The frozen text encoder, loaded on first use.
+  const Embedder& encoder();
+  std::string encoder_hash();
+  /// Features and rows for click models, prepared on first use; row numbers are those of data().
+  const CtrData& ctr_data();
+
   /// Folder of a stage's results, and its mark that it is complete.
   std::filesystem::path stage_folder(std::string_view stage) const { return run_.path() / stage; }
   bool stage_complete(std::string_view stage) const;
@@ -65,10 +74,11 @@ class ExpctrSession {
   void mark_complete(std::string_view stage, nlohmann::json details);
   nlohmann::json stage_details(std::string_view stage) const;
   std::string stage_identity(std::string_view stage) const { return config_.identity(stage_sections(stage)); }
-  /// Where `job` goes on: its newest checkpoint if that belongs to this configuration; a UsageError if it belongs to another.
+  /// Opens a stage for work. False when it is complete already. With --resume never its results are dropped first. Throws UsageError when results of another
+  /// configuration stand there: they are not overwritten unasked.
+  bool begin_stage(std::string_view stage);
+  /// Where `job` of a stage goes on: its newest checkpoint, or the one that --resume names. Throws UsageError when that belongs to another configuration.
   std::optional<Checkpoint> resume_point(std::string_view job, std::string_view stage);
-  /// Drops a stage's results, so that it starts anew.
-  void forget_stage(std::string_view stage);
 
   /// Throws Error unless the base weights still have the hash they were loaded with.
   void check_frozen() const;
@@ -77,6 +87,7 @@ class ExpctrSession {
 
  private:
   ExpctrSession(const RunOptions& options, const Config& config);
+  std::string identity_of(std::string_view resolved_yaml, std::string_view stage) const;
   std::vector<TextPair> sample(Split split, std::optional<int> fold, std::int64_t count) const;
 
   RunOptions options_;
@@ -91,6 +102,8 @@ class ExpctrSession {
   std::string base_hash_;
   std::optional<std::vector<TextPair>> train_, valid_, test_, sft_;
   std::unique_ptr<LoraAdapter> scorer_;
+  std::unique_ptr<Embedder> encoder_;
+  std::unique_ptr<CtrData> ctr_data_;
   std::map<std::int32_t, double> base_margins_;
 };
 

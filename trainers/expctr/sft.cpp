@@ -70,7 +70,7 @@ Tensor answer_loss(ExpctrSession& session, const LoraAdapter& adapter, std::span
 }  // namespace
 
 void run_sft(ExpctrSession& session) {
-  if (session.stage_complete("sft") && session.options().resume != "never") return;
+  if (!session.begin_stage("sft")) return;
   const auto start = std::chrono::steady_clock::now();
   const SftConfig& config = session.config().sft;
   const std::vector<TextPair>& pairs = session.sft_pairs();
@@ -78,7 +78,6 @@ void run_sft(ExpctrSession& session) {
   const std::vector<TextPair>& held_out = session.valid_pairs();
 
   std::optional<Checkpoint> checkpoint = session.resume_point("sft", "sft");
-  session.forget_stage("sft");
   LoraAdapter adapter(session.llm().decoder().config(), session.lora(), session.config().seed, DType::f32, session.device(), true);
   LoraAdapter best(session.llm().decoder().config(), session.lora(), session.config().seed, DType::f32, session.device(), false);
   Adam optimiser(adapter.parameters(), AdamOptions{config.learning_rate, 0.9, 0.999, 1e-8, 0.0});
@@ -107,7 +106,7 @@ void run_sft(ExpctrSession& session) {
     write_tensors(writer, "adapter/", adapter.parameters());
     write_tensors(writer, "best/", best.parameters());
     write_tensors(writer, "", optimiser.state());
-    writer.set_state({{"identity", session.stage_identity("sft")}, {"step", step}, {"without_gain", without_gain}, {"best_auc", best_quality.auc},
+    writer.set_state({{"step", step}, {"without_gain", without_gain}, {"best_auc", best_quality.auc},
                       {"best_logloss", best_quality.logloss}, {"measured", measured}});
     writer.set_config(session.config().resolved);
     writer.commit();
