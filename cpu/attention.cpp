@@ -95,7 +95,7 @@ void forward_double(const AttentionForward& args) {
                          for (std::int64_t i = 0; i < d; ++i) y[i] += e * v[j * k_stride + i];
                        }
                        for (std::int64_t i = 0; i < d; ++i) y[i] /= sum;
-                       args.log_sum_exp.as<double>()[(start + t) * shape.heads + head] = top + std::log(sum);
+                       if (!args.log_sum_exp.empty()) args.log_sum_exp.as<double>()[(start + t) * shape.heads + head] = top + std::log(sum);
                      }
                    }
                  });
@@ -192,7 +192,7 @@ void run(const AttentionForward& args, Stream) {
   const DType dtype = args.q.dtype;
   require_arguments(is_floating(dtype) && is_matrix(args.q, dtype, tokens, q_width) && is_matrix(args.k, dtype, tokens, k_width) &&
                         is_matrix(args.v, dtype, tokens, k_width) && is_matrix(args.y, dtype, tokens, q_width) &&
-                        is_matrix(args.log_sum_exp, dtype, tokens, shape.heads),
+                        (args.log_sum_exp.empty() || is_matrix(args.log_sum_exp, dtype, tokens, shape.heads)),
                     "AttentionForward",
                     "q and y are [tokens, heads head_dim], k and v [tokens, kv_heads head_dim], log_sum_exp [tokens, heads], one dtype",
                     {{"q", args.q}, {"k", args.k}, {"v", args.v}, {"y", args.y}, {"log_sum_exp", args.log_sum_exp}});
@@ -206,7 +206,7 @@ void run(const AttentionForward& args, Stream) {
                    AttentionRows rows{};
                    rows.q = args.q.as<float>() + token * q_width + kv * group * shape.head_dim;
                    rows.y = args.y.as<float>() + token * q_width + kv * group * shape.head_dim;
-                   rows.log_sum_exp = args.log_sum_exp.as<float>() + token * shape.heads + kv * group;
+                   if (!args.log_sum_exp.empty()) rows.log_sum_exp = args.log_sum_exp.as<float>() + token * shape.heads + kv * group;
                    rows.rows = static_cast<int>(count) * group;
                    rows.causal = shape.causal;
                    rows.first_visible = shape.causal ? first + 1 : offsets[s + 1] - offsets[s];

@@ -62,12 +62,14 @@ void attention_rows(const AttentionRows& args, float* scratch) {
 
   for (int r = 0; r < rows; r += tile) {
     const int count = rows - r < tile ? rows - r : tile;
+    float* lines = sums + static_cast<std::int64_t>(r) * wide;
     for (int i = 0; i < count; ++i) {
       const float* source = args.q + (r + i) / args.group * args.q_stride + (r + i) % args.group * d;
-      for (int k = 0; k < d; ++k) q[static_cast<std::int64_t>(r) * d + k * count + i] = source[k];
+      for (int k = 0; k < d; k += 16) V::load(source + k, d - k).store(lines + i * wide + k);
     }
+    transpose<V>(lines, wide, count, d, q + static_cast<std::int64_t>(r) * d, count);
   }
-  for (std::int64_t i = 0; i < static_cast<std::int64_t>(rows) * wide; ++i) sums[i] = 0.0f;
+  for (std::int64_t i = 0; i < static_cast<std::int64_t>(rows) * wide; i += 16) V::zero().store(sums + i);
   for (int r = 0; r < rows; ++r) {
     top[r] = -INFINITY;
     denominator[r] = 0.0f;
@@ -128,16 +130,18 @@ void attention_rows(const AttentionRows& args, float* scratch) {
                                             value_stride, tile_sums + static_cast<std::int64_t>(first_row) * wide, wide, wide, true);
       };
       add_values(0, count, 0, common);
-      for (int i = 0; i < count && common < attention_block; ++i) {
+      for (int i = 0, next = 0; i < count && common < attention_block; i = next) {
         const std::int64_t seen = visible(r + i) - first_key;
-        add_values(i, 1, common, static_cast<int>(seen < attention_block ? seen : attention_block));
+        for (next = i + 1; next < count && visible(r + next) - first_key == seen;) ++next;
+        add_values(i, next - i, common, static_cast<int>(seen < attention_block ? seen : attention_block));
       }
     }
   }
   for (int r = 0; r < rows; ++r) {
     const float* sum = sums + static_cast<std::int64_t>(r) * wide;
     float* out = args.y + r / args.group * args.q_stride + r % args.group * d;
-    for (int k = 0; k < d; ++k) out[k] = sum[k] / denominator[r];
+    const V divisor = V::broadcast(denominator[r]);
+    for (int k = 0; k < d; k += 16) (V::load(sum + k) / divisor).store(out + k, d - k);
     if (args.log_sum_exp)
       args.log_sum_exp[static_cast<std::int64_t>(r / args.group) * args.heads + r % args.group] = top[r] + std::log(denominator[r]);
   }

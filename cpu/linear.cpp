@@ -105,7 +105,7 @@ void run(const LinearFrozenBackward& args, Stream) {
   check(args.dx.dtype == DType::f32 && args.dy.dtype == DType::f32, "dx and dy are f32");
   check(args.dx.width() == weight.inputs && args.dy.width() == weight.outputs && args.dx.rows() == args.dy.rows(),
         "dx is [rows, inputs], dy [rows, outputs]");
-  check(dtype_bytes(args.scratch.dtype, args.scratch.size()) >= scratch_bytes(args), "scratch has scratch_bytes()");
+  check(view_bytes(args.scratch) >= scratch_bytes(args), "scratch has scratch_bytes()");
   const KernelTable& table = kernels();
   float* packed = args.scratch.as<float>();
   for (std::int64_t r0 = 0; r0 < args.dy.rows(); r0 += row_chunk) {

@@ -32,7 +32,7 @@ void check_arguments(const char* kernel, const Args& args, const View& row_value
   check(args.targets.dtype == DType::i32 && args.targets.size() == rows, "targets are i32 [rows]");
   check(args.log_sum_exp.dtype == DType::f32 && args.log_sum_exp.size() == rows, "log_sum_exp is f32 [rows]");
   check(row_values.dtype == DType::f32 && row_values.size() == rows, "log-probabilities or their gradients are f32 [rows]");
-  check(dtype_bytes(args.scratch.dtype, args.scratch.size()) >= scratch_bytes(args), "scratch has scratch_bytes()");
+  check(view_bytes(args.scratch) >= scratch_bytes(args), "scratch has scratch_bytes()");
   if (!(args.temperature > 0)) throw ShapeError(std::string(kernel) + ": temperature is not positive", "use a temperature above 0");
   for (std::int64_t r = 0; r < rows; ++r)
     if (args.targets.template as<std::int32_t>()[r] >= weight.outputs)

@@ -158,7 +158,7 @@ void run(const SampleToken& args, Stream) {
   check(args.u.dtype == DType::f32 && args.u.size() == rows && args.token.dtype == DType::i32 && args.token.size() == rows &&
             args.log_probability.dtype == DType::f32 && args.log_probability.size() == rows,
         "u is f32, token i32, log_probability f32, all [rows]");
-  check(dtype_bytes(args.scratch.dtype, args.scratch.size()) >= scratch_bytes(args), "scratch has scratch_bytes()");
+  check(view_bytes(args.scratch) >= scratch_bytes(args), "scratch has scratch_bytes()");
   if (!(args.temperature >= 0) || !(args.top_p > 0) || args.top_k < 0 || !(args.min_p >= 0 && args.min_p <= 1))
     throw ShapeError("SampleToken: temperature, top_k, top_p or min_p out of range",
                      "temperature >= 0, top_k >= 0, 0 < top_p <= 1, 0 <= min_p <= 1");

@@ -17,6 +17,9 @@ inline std::string describe(const char* name, const View& view) {
   return text + ']';
 }
 
+/// Bytes behind a view; 0 when it is absent.
+inline std::size_t view_bytes(const View& view) { return view.empty() ? 0 : dtype_bytes(view.dtype, view.size()); }
+
 using NamedView = std::pair<const char*, View>;
 
 /// Throws when `holds` is false: "<kernel>: <rule>; got x f32 [2, 3], ...".

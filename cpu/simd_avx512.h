@@ -43,6 +43,7 @@ struct Floats {
   friend Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.all, b.all)}; }
   friend Floats operator-(Floats a, Floats b) { return {_mm512_sub_ps(a.all, b.all)}; }
   friend Floats operator*(Floats a, Floats b) { return {_mm512_mul_ps(a.all, b.all)}; }
+  friend Floats operator/(Floats a, Floats b) { return {_mm512_div_ps(a.all, b.all)}; }
   static Floats fma(Floats a, Floats b, Floats c) { return {_mm512_fmadd_ps(a.all, b.all, c.all)}; }
   static Floats max(Floats a, Floats b) { return {_mm512_max_ps(a.all, b.all)}; }
   static Floats min(Floats a, Floats b) { return {_mm512_min_ps(a.all, b.all)}; }

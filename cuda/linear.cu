@@ -1,8 +1,8 @@
 // Products with frozen weights. Packed: the exact dequantised values as f32 (mode f32) or rounded to bf16 (mode bf16), [outputs, inputs],
 // so that products are plain cuBLASLt calls: 2 rows inputs outputs FLOPs; with few rows bound by reading the weight (4 or 2 bytes an
 // element), with many by arithmetic. bf16 mode rounds the other operand to bf16 too, in pieces that fit the stream's staging memory, and
-// accumulates in float32. Head and cross-entropy: logits of up to 2048 rows and 8192 classes at a time in scratch (64 MiB at most, whatever
-// the vocabulary), each tile a product, then one pass that folds it into running sums a row. 2 rows inputs outputs FLOPs forward, twice
+// accumulates in float32. Head and cross-entropy: logits of up to 2048 rows and 8192 classes at a time in scratch (64 MiB of logits at
+// most, whatever the vocabulary; bf16 adds half of that backward), each tile a product, then one pass that folds it into running sums a row. 2 rows inputs outputs FLOPs forward, twice
 // that backward (the logits are computed again); the passes over a tile move 4 to 12 bytes a logit. Bound by arithmetic, with few rows by
 // reading the weight.
 #include <algorithm>

@@ -17,7 +17,7 @@ struct AttentionShape {
 
 /// Sequences packed without padding: tokens sequence_offsets[s] .. sequence_offsets[s + 1] - 1 form sequence s, positions from 0.
 /// q [tokens, heads * head_dim], k, v [tokens, kv_heads * head_dim], sequence_offsets [sequences + 1] i32
-/// -> y like q, log_sum_exp [tokens, heads]. Online softmax, no [tokens, tokens] buffer.
+/// -> y like q, log_sum_exp [tokens, heads] (may be empty on the CPU). Online softmax, no [tokens, tokens] buffer.
 struct AttentionForward {
   AttentionShape shape;
   View q, k, v, sequence_offsets, y, log_sum_exp;

@@ -142,7 +142,7 @@ TEST_CASE("convert between float formats is exact or rounds to nearest") {
   for (const std::int64_t n : {0, 1, 1502}) {
     const std::vector<float> x = random_floats(n, 1, -100, 100);
     const DeviceTensor xt(x, {n}), d = DeviceTensor::output({n}, DType::f64), h = DeviceTensor::output({n}, DType::bf16),
-                                   shifted = DeviceTensor::output({n}, DType::bf16, 2), back = DeviceTensor::output({n}),
+                                   shifted = DeviceTensor::output({n}, DType::bf16, 4), back = DeviceTensor::output({n}),
                                    half_back = DeviceTensor::output({n});
     launch(Convert{xt, d});
     launch(Convert{d, back});

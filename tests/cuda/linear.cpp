@@ -101,6 +101,25 @@ TEST_CASE("frozen products and their gradient, with and without bias") {
       }
 }
 
+TEST_CASE("bf16 products in several pieces of the staging memory") {
+  // 17 rows of 2^20 elements need more than the 2^24 elements that are staged at a time; small integers, so every sum is exact.
+  const std::int64_t rows = 17, wide = std::int64_t{1} << 20;
+  std::vector<float> x(rows * wide), w(wide);
+  std::vector<double> expected(rows);
+  for (std::int64_t i = 0; i < wide; ++i) w[i] = static_cast<float>(i % 3);
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t i = r; i < wide; i += 64) {
+      x[r * wide + i] = static_cast<float>(i % 5) - 2;
+      expected[r] += static_cast<double>(x[r * wide + i]) * w[i];
+    }
+  const DeviceTensor xt(x, {rows, wide}), y = DeviceTensor::output({rows, 1}), dx(std::vector<float>(rows), {rows, 1});
+  const Packed row(DeviceTensor(w, {1, wide}), ComputeMode::bf16), column(DeviceTensor(w, {wide, 1}), ComputeMode::bf16);
+  launch(LinearFrozen{row.weight, xt, {}, y});
+  launch(LinearFrozenBackward{column.weight, xt, dx, {}});
+  check_close(y.read(), expected, 0);
+  CHECK(dx.read() == y.read());
+}
+
 TEST_CASE("head and cross-entropy over one and several tiles of classes") {
   struct Size {
     std::int64_t rows, inputs, outputs;

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <memory>
+
 #include "base/kernels/rotary.h"
 #include "support.h"
 
@@ -121,6 +123,10 @@ TEST_CASE("packed attention has the same bits for every setting, and for a seque
       std::copy_n(&a.k[start * shape.kv_heads * shape.head_dim], alone.k.size(), alone.k.data());
       std::copy_n(&a.v[start * shape.kv_heads * shape.head_dim], alone.v.size(), alone.v.data());
       alone.forward();
+      Array<float> no_statistics({alone.tokens, shape.heads * shape.head_dim});
+      cpu::run(AttentionForward{shape, alone.q.view(), alone.k.view(), alone.v.view(), alone.offsets.view(), no_statistics.view(), View{}},
+               Stream{});
+      CHECK(same_bits(no_statistics, alone.y));
       CHECK(std::memcmp(alone.y.data(), &a.y[start * shape.heads * shape.head_dim], alone.y.size() * sizeof(float)) == 0);
     }
   }

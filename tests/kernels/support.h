@@ -1,6 +1,7 @@
 // Buffers with sentinels, random data and bit comparison for the kernel tests.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/philox.h"
+#include "cpu/thread_pool.h"
 #include "engine/autograd/tape.h"
 #include "engine/core/allocator.h"
 #include "engine/core/build_info.h"
@@ -222,6 +223,25 @@ TEST_CASE("op table: gradients on every backend") {
   }
   CHECK(guard_violations() == 0);
   set_memory_guards(false);
+}
+
+TEST_CASE("op table: one and two threads give the same bits on the CPU") {
+  const int before = cpu::thread_count();
+  const Place place{cpu_device, DType::f32};
+  for (const OpCase& c : CaseTable::instance().cases()) {
+    OpCase exact = c;
+    exact.operands = rounded(c.operands, place.dtype);
+    std::vector<Tensor> inputs;
+    for (const Operand& operand : exact.operands) inputs.push_back(place_operand(operand, place));
+    std::vector<std::vector<double>> outputs[2];
+    for (const int threads : {1, 2}) {
+      cpu::set_thread_count(threads);
+      outputs[threads - 1] = gradients(exact, place).of_operand;
+      outputs[threads - 1].push_back(values_of(c.run(inputs)));
+    }
+    CHECK_MESSAGE(outputs[0] == outputs[1], fmt::format("{} {}", c.op, c.label));
+  }
+  cpu::set_thread_count(before);
 }
 
 TEST_CASE("op table: wrong operands give the documented message") {
