@@ -14,7 +14,7 @@ struct TinyShape {
   double embedding_deviation = 0.6, weight_deviation = 0.25;
 };
 
-inline Decoder tiny_decoder(const TinyShape& shape, std::uint64_t seed) {
+inline Decoder tiny_decoder(const TinyShape& shape, std::uint64_t seed, Device device = {}) {
   DecoderConfig c;
   c.architecture = "llama";
   c.layers = shape.layers;
@@ -26,7 +26,7 @@ inline Decoder tiny_decoder(const TinyShape& shape, std::uint64_t seed) {
   c.vocabulary = shape.vocabulary;
   c.positions = shape.positions;
   c.tied_head = shape.tied_head;
-  const Initialiser init{seed};
+  const Initialiser init{seed, DType::f32, device};
   const auto linear = [&](const std::string& name, std::int64_t outputs, std::int64_t inputs) {
     return Linear::frozen(FrozenWeight(init.normal(name, {outputs, inputs}, shape.weight_deviation)));
   };
