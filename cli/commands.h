@@ -52,6 +52,14 @@ struct Command {
 Command run_command(const std::vector<Job>& jobs);
 Command explain_command(const std::vector<Job>& jobs);
 Command evaluate_command(const std::vector<Job>& jobs);
+Command generate_command();
+Command score_command();
+Command tokenize_command();
+Command embed_command();
+Command data_command();
+Command inspect_command();
+Command bench_command();
+Command doctor_command();
 
 /// All commands in the order in which --help lists them.
 std::vector<Command> all_commands(const std::vector<Job>& jobs);

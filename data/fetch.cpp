@@ -171,4 +171,15 @@ fs::path locate(std::string_view asset) {
                    fmt::format("fetch it: expctr_engine data fetch {}", package.asset));
 }
 
+fs::path resolve_asset(const std::string& name) {
+  std::error_code error;
+  if (!name.empty() && fs::exists(name, error)) return name;
+  if (name == "SmolLM2-135M-Instruct") return locate("smollm2");
+  if (name == "minilm-l6") return locate("minilm");
+  for (const Package& package : packages())
+    if (package.asset == name) return locate(name);
+  throw UsageError(fmt::format("'{}' is neither a file or folder nor one of SmolLM2-135M-Instruct, minilm-l6, ml-100k", name),
+                   "give a path, or fetch what the quickstart uses with: expctr_engine data fetch");
+}
+
 }  // namespace expctr

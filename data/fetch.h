@@ -41,4 +41,9 @@ std::optional<std::filesystem::path> find_asset(std::string_view asset);
 /// The same; errors (InputError) when it is nowhere, with the command that fetches it.
 std::filesystem::path locate(std::string_view asset);
 
+/// A folder or file that a user names: as a path, else an asset ("smollm2" or "SmolLM2-135M-Instruct", "minilm" or "minilm-l6", "ml-100k",
+/// "wordllama") in EXPCTR_MODELS or the cache. Errors: neither (UsageError); an asset that was not fetched yet (InputError), with the
+/// command that fetches it.
+std::filesystem::path resolve_asset(const std::string& name);
+
 }  // namespace expctr

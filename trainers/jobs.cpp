@@ -1,5 +1,6 @@
 #include "trainers/jobs.h"
 
+#include "trainers/ctr/ctr_job.h"
 #include "trainers/expctr/stages.h"
 
 namespace expctr {
@@ -12,6 +13,7 @@ std::vector<Job> all_jobs() {
       {"stage2", "train the click model with and without the explanations", job_stage2},
       {"stage3", "go on with the policies, the click model's reward added", job_stage3},
       {"evaluate", "figures of a finished run on held-out pairs", job_evaluate},
+      ctr_job(),
       {"explain", "explanation and probabilities of one user and item", job_explain},
   };
 }

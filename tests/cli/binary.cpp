@@ -1,7 +1,7 @@
 // The built program as a user starts it.
 #include <doctest/doctest.h>
 
-#include "tests/cli/outcome.h"
+#include "tests/support/outcome.h"
 #include "tests/support/paths.h"
 
 using namespace expctr;

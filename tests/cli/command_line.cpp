@@ -13,7 +13,7 @@
 #include "cpu/thread_pool.h"
 #include "engine/log/logger.h"
 #include "engine/log/process.h"
-#include "tests/cli/outcome.h"
+#include "tests/support/outcome.h"
 #include "tests/support/paths.h"
 
 using namespace expctr;

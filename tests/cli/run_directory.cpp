@@ -9,7 +9,7 @@
 #include "engine/config/config_reader.h"
 #include "engine/io/fault.h"
 #include "engine/io/phase.h"
-#include "tests/cli/outcome.h"
+#include "tests/support/outcome.h"
 #include "tests/support/paths.h"
 
 using namespace expctr;

@@ -50,7 +50,7 @@ void job_expctr(const RunOptions& options) {
   run_stage2(session);
   run_stage3(session);
   run_evaluate(session);
-  // REPORT
+  run_report(session);
   log_info("done in {:.0f} s", std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
 }
 

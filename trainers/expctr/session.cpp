@@ -23,15 +23,6 @@ std::int64_t working_pages(const ExpctrConfig& config) {
 
 }  // namespace
 
-std::filesystem::path resolve_asset(const std::string& name) {
-  if (std::filesystem::exists(name)) return name;
-  if (name == "SmolLM2-135M-Instruct") return locate("smollm2");
-  if (name == "minilm-l6") return locate("minilm");
-  if (name == "ml-100k") return locate("ml-100k");
-  throw UsageError(fmt::format("'{}' is neither a file or folder nor one of SmolLM2-135M-Instruct, minilm-l6, ml-100k", name),
-                   "give a path, or fetch what the quickstart uses with: expctr_engine data fetch");
-}
-
 ExpctrSession::ExpctrSession(const RunOptions& options, std::string_view built_in_config) : ExpctrSession(options, load_run_config(options, built_in_config)) {}
 
 ExpctrSession::ExpctrSession(const RunOptions& options, const Config& config)

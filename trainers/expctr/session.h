@@ -107,7 +107,4 @@ class ExpctrSession {
   std::map<std::int32_t, double> base_margins_;
 };
 
-/// A folder or file named in a configuration: as a path, else among the models and data sets in the cache. Throws UsageError that says how to fetch it.
-std::filesystem::path resolve_asset(const std::string& name);
-
 }  // namespace expctr

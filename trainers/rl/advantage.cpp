@@ -82,6 +82,19 @@ Ragged whiten(const Ragged& values, const WhitenOptions& options) {
   return result;
 }
 
+double explained_variance(const std::vector<double>& values, const std::vector<double>& returns) {
+  const std::size_t n = returns.size();
+  if (n < 2) return 0.0;
+  double mean = 0.0, square = 0.0, error = 0.0;
+  for (const double g : returns) mean += g / static_cast<double>(n);
+  for (std::size_t i = 0; i < n; ++i) {
+    square += (returns[i] - mean) * (returns[i] - mean);
+    error += (values[i] - returns[i]) * (values[i] - returns[i]);
+  }
+  const double variance = square / static_cast<double>(n - 1);
+  return variance > 0.0 ? 1.0 - error / static_cast<double>(n) / variance : 0.0;
+}
+
 double mean_sequence_sum(const Ragged& values) {
   double total = 0.0;
   for (const auto& row : values) {

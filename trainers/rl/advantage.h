@@ -32,6 +32,9 @@ struct WhitenOptions {
 /// Without shift_mean the mean is added back. A single value has no unbiased variance: it is returned as it is, less the mean.
 Ragged whiten(const Ragged& values, const WhitenOptions& options = {});
 
+/// 1 - mean (v - G)^2 / var(G), the variance unbiased; 0 where the returns do not vary.   Source: specs rl.md, section 7.
+double explained_variance(const std::vector<double>& values, const std::vector<double>& returns);
+
 /// Mean over responses of the sum over tokens.
 double mean_sequence_sum(const Ragged& values);
 

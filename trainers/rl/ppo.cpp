@@ -55,12 +55,20 @@ Tensor Policy::values(const Tensor& normalised) const {
 }
 
 TokenEvaluation evaluate_responses(const Decoder& decoder, std::int64_t split, const Policy* policy, std::span<const Rollout* const> rollouts, double temperature, bool entropy) {
+  if (policy != nullptr && policy->adapter.config().first_layer < split) {
+    throw UsageError(fmt::format("PPO: the adapter starts at layer {}, the adapted blocks at {}", policy->adapter.config().first_layer, split), "split the model at lora.layers");
+  }
   const std::int64_t width = decoder.config().width;
   const Device device = decoder.device();
   std::vector<std::int64_t> lengths;
   std::vector<std::int32_t> rows, targets;
   std::int64_t total = 0;
   for (const Rollout* rollout : rollouts) {
+    const std::int64_t inputs = rollout->prompt_tokens + static_cast<std::int64_t>(rollout->response.size()) - 1;
+    if (rollout->prompt_tokens < 1 || !rollout->split_hidden.defined() || rollout->split_hidden.dim(0) != inputs) {
+      throw UsageError(fmt::format("PPO: a rollout of {} + {} tokens has states of shape {}", rollout->prompt_tokens, rollout->response.size(), rollout->split_hidden.shape().text()),
+                       "generate with keep_states");
+    }
     for (std::size_t t = 0; t < rollout->response.size(); ++t) {
       rows.push_back(static_cast<std::int32_t>(total + rollout->prompt_tokens - 1 + static_cast<std::int64_t>(t)));
       targets.push_back(rollout->response[t]);
@@ -149,6 +157,16 @@ std::vector<std::size_t> epoch_permutation(std::uint64_t seed, std::uint64_t ste
 
 PpoStatistics ppo_update(const Decoder& decoder, std::int64_t split, Policy& policy, std::span<const Rollout> rollouts, const PpoConfig& config, std::uint64_t seed, std::uint64_t step,
                          double first_ratio_tolerance, std::span<const std::vector<std::size_t>> permutations) {
+  if (rollouts.empty()) throw UsageError("PPO: no rollouts", "sample at least one response a step");
+  if (config.mini_batch < 1 || config.epochs < 1) throw UsageError("PPO: mini_batch and epochs are at least 1", "set ppo.mini_batch and ppo.epochs");
+  for (const Rollout& r : rollouts) {
+    const std::size_t n = r.response.size();
+    if (n == 0 || r.log_probabilities.size() != n || r.reference_log_probabilities.size() != n || r.values.size() != n) {
+      throw UsageError(fmt::format("PPO: a rollout of {} tokens has {} log-probabilities, {} of the reference and {} values", n, r.log_probabilities.size(),
+                                   r.reference_log_probabilities.size(), r.values.size()),
+                       "sample at least one token and call score_reference first");
+    }
+  }
   PpoStatistics s;
   const auto count = static_cast<double>(rollouts.size());
   Ragged old_lp, reference, values, kl;
@@ -186,8 +204,7 @@ PpoStatistics ppo_update(const Decoder& decoder, std::int64_t split, Policy& pol
 
   const DType dtype = decoder.dtype();
   const Device device = decoder.device();
-  std::int64_t mini_batches = 0;
-  double squared_error = 0.0;
+  std::vector<double> first_values, first_returns;  // of the first epoch
   for (std::int64_t epoch = 0; epoch < config.epochs && !s.stopped_early; ++epoch) {
     const std::vector<std::size_t> order =
         permutations.empty() ? epoch_permutation(seed, step, epoch, rollouts.size()) : permutations[static_cast<std::size_t>(epoch)];
@@ -197,7 +214,7 @@ PpoStatistics ppo_update(const Decoder& decoder, std::int64_t split, Policy& pol
       for (std::size_t i = begin; i < end; ++i) tokens += rollouts[order[i]].response.size();
       const double per_token = 1.0 / static_cast<double>(tokens);
       policy.optimiser.clear_gradients();
-      double ratio_sum = 0.0, approximate_kl = 0.0, policy_sum = 0.0, value_sum = 0.0, clipped_sum = 0.0, ratio_error = 0.0;
+      double ratio_sum = 0.0, approximate_kl = 0.0, policy_sum = 0.0, value_sum = 0.0, clipped_sum = 0.0, value_clipped_sum = 0.0, ratio_error = 0.0;
       for (const auto& batch : micro_batches(rollouts, std::span(order).subspan(begin, end - begin), config.micro_batch_tokens)) {
         std::vector<const Rollout*> chosen;
         std::vector<double> lp, adv, ret, val;
@@ -222,14 +239,19 @@ PpoStatistics ppo_update(const Decoder& decoder, std::int64_t split, Policy& pol
           policy_sum += pg[t];
           value_sum += vl[t];
           clipped_sum += clipped[t];
-          if (epoch == 0) squared_error += (new_value[t] - ret[t]) * (new_value[t] - ret[t]);
+          const double near_old = std::clamp(new_value[t], val[t] - config.value_clip, val[t] + config.value_clip);
+          value_clipped_sum += std::abs(near_old - ret[t]) > std::abs(new_value[t] - ret[t]) ? 1.0 : 0.0;
+        }
+        if (epoch == 0) {
+          first_values.insert(first_values.end(), new_value.begin(), new_value.end());
+          first_returns.insert(first_returns.end(), ret.begin(), ret.end());
         }
         require_finite(policy_sum, "the policy loss", step);
         require_finite(value_sum, "the value loss", step);
         tape.backward(loss);
       }
       const double ratio = ratio_sum * per_token;
-      if (mini_batches == 0) {
+      if (s.mini_batches.empty()) {
         s.first_ratio = ratio;
         s.first_ratio_error = ratio_error;
         if (!(ratio_error <= first_ratio_tolerance)) {
@@ -237,34 +259,41 @@ PpoStatistics ppo_update(const Decoder& decoder, std::int64_t split, Policy& pol
                       "sampling and training must run the same forward: check that llm.compute and the adapter are the same for both");
         }
       }
-      ++mini_batches;
-      s.ratio += (ratio - s.ratio) / static_cast<double>(mini_batches);
-      s.approximate_kl += (approximate_kl * per_token - s.approximate_kl) / static_cast<double>(mini_batches);
-      s.clip_fraction += (clipped_sum * per_token - s.clip_fraction) / static_cast<double>(mini_batches);
-      s.policy_loss += (policy_sum * per_token - s.policy_loss) / static_cast<double>(mini_batches);
-      s.value_loss += (value_sum * per_token - s.value_loss) / static_cast<double>(mini_batches);
-      if (config.ratio_guard > 0.0 && ratio > config.ratio_guard) {
+      MiniBatchRecord record;
+      record.policy_loss = policy_sum * per_token;
+      record.value_loss = value_sum * per_token;
+      record.loss = record.policy_loss + config.value_coefficient * record.value_loss;
+      record.clip_fraction = clipped_sum * per_token;
+      record.value_clip_fraction = value_clipped_sum * per_token;
+      record.ratio = ratio;
+      record.approximate_kl = approximate_kl * per_token;
+      record.skipped = config.ratio_guard > 0.0 && ratio > config.ratio_guard;
+      if (record.skipped) {
         ++s.skipped_mini_batches;
+        s.mini_batches.push_back(record);
         continue;
       }
-      const double norm = gradient_norm(policy.optimiser.parameters());
-      require_finite(norm, "the gradient norm", step);
-      s.gradient_norm = norm;
-      policy.optimiser.step(config.learning_rate, clip_factor(norm, config.gradient_clip));
-      if (config.early_stop && approximate_kl * per_token > 1.5 * config.target_kl) {
+      record.gradient_norm = gradient_norm(policy.optimiser.parameters());
+      require_finite(record.gradient_norm, "the gradient norm", step);
+      s.gradient_norm = record.gradient_norm;
+      s.mini_batches.push_back(record);
+      policy.optimiser.step(config.learning_rate, clip_factor(record.gradient_norm, config.gradient_clip));
+      if (config.early_stop && record.approximate_kl > 1.5 * config.target_kl) {
         s.stopped_early = true;
         break;
       }
     }
   }
-  double mean = 0.0, variance = 0.0;
-  for (const auto& row : computed.returns) mean += std::accumulate(row.begin(), row.end(), 0.0);
-  mean /= static_cast<double>(all_tokens);
-  for (const auto& row : computed.returns) {
-    for (const double g : row) variance += (g - mean) * (g - mean);
+  const double share = 1.0 / static_cast<double>(s.mini_batches.size());
+  s.ratio = 0.0;
+  for (const MiniBatchRecord& record : s.mini_batches) {
+    s.ratio += record.ratio * share;
+    s.approximate_kl += record.approximate_kl * share;
+    s.clip_fraction += record.clip_fraction * share;
+    s.policy_loss += record.policy_loss * share;
+    s.value_loss += record.value_loss * share;
   }
-  variance = all_tokens > 1 ? variance / static_cast<double>(all_tokens - 1) : 0.0;
-  s.explained_variance = variance > 0.0 ? 1.0 - squared_error / static_cast<double>(all_tokens) / variance : 0.0;
+  s.explained_variance = explained_variance(first_values, first_returns);
   policy.kl.update(s.kl, static_cast<std::int64_t>(rollouts.size()));
   return s;
 }

@@ -65,10 +65,20 @@ struct TokenEvaluation {
   Tensor log_probability, value, entropy;  ///< [response tokens], all rollouts in order; value only with a policy
 };
 /// Adapted blocks, log-probabilities and values of the response tokens of some rollouts. `policy` null: the reference, i.e. the base weights.
+/// Throws UsageError when a rollout's states do not fit its tokens, or the adapter has layers below `split`.
 TokenEvaluation evaluate_responses(const Decoder& decoder, std::int64_t split, const Policy* policy, std::span<const Rollout* const> rollouts, double temperature, bool entropy);
 
 /// Fills reference_log_probabilities of all rollouts.
 void score_reference(const Decoder& decoder, std::int64_t split, std::span<Rollout> rollouts, const PpoConfig& config);
+
+/// One optimiser step, means over the response tokens of its mini-batch; losses and ratios are those before the step.
+struct MiniBatchRecord {
+  double policy_loss = 0, value_loss = 0, loss = 0;   ///< loss = policy_loss + value_coefficient value_loss
+  double clip_fraction = 0, value_clip_fraction = 0;  ///< share of tokens whose clipped term is the larger one
+  double ratio = 1, approximate_kl = 0;
+  double gradient_norm = 0;  ///< before clipping; 0 when skipped
+  bool skipped = false;      ///< by the ratio guard
+};
 
 struct PpoStatistics {
   double score_mean = 0, score_deviation = 0, score_least = 0, score_most = 0;
@@ -79,13 +89,15 @@ struct PpoStatistics {
   double gradient_norm = 0, response_length = 0;
   std::int64_t end_tokens = 0, skipped_mini_batches = 0;
   bool stopped_early = false;
+  std::vector<MiniBatchRecord> mini_batches;  ///< in the order of the steps
 };
 
 /// The order of rollouts in each epoch: a function of seed, step and epoch alone.
 std::vector<std::size_t> epoch_permutation(std::uint64_t seed, std::uint64_t step, std::int64_t epoch, std::size_t count);
 
 /// Rewards, advantages, `epochs` passes of mini-batches, one Adam step each, and the KL coefficient. Throws Error with a diagnosis when the ratios of the very first
-/// mini-batch differ from 1 by more than `first_ratio_tolerance`: the forward that sampled is then not the forward that trains. Throws Error when a loss is not finite.
+/// mini-batch differ from 1 by more than `first_ratio_tolerance`: the forward that sampled is then not the forward that trains. Throws Error when a loss is not finite,
+/// UsageError when there is no rollout or one lacks a value per response token.
 /// `permutations`: given orders instead of epoch_permutation, for comparisons.
 PpoStatistics ppo_update(const Decoder& decoder, std::int64_t split, Policy& policy, std::span<const Rollout> rollouts, const PpoConfig& config, std::uint64_t seed, std::uint64_t step,
                          double first_ratio_tolerance = 1e-5, std::span<const std::vector<std::size_t>> permutations = {});

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/error.h"
 
@@ -38,10 +39,12 @@ IcForm parse_ic_form(std::string_view name) {
 
 double ic_reward(IcForm form, int label, double p_ic, double p_zero, double p_id, double clip) {
   const auto agreement = [label](double p) { return label != 0 ? p : 1.0 - p; };
+  // A probability rounded to 0 has a finite logarithm: far below any clip, and no NaN in a difference of two of them.
+  const auto log_agreement = [&](double p) { return std::log(std::max(agreement(p), std::numeric_limits<double>::min())); };
   switch (form) {
     case IcForm::prob: return agreement(p_ic);
-    case IcForm::logp: return std::max(-clip, std::log(agreement(p_ic)));
-    case IcForm::delta: return std::clamp(std::log(agreement(p_ic)) - std::log(agreement(p_zero)), -clip, clip);
+    case IcForm::logp: return std::max(-clip, log_agreement(p_ic));
+    case IcForm::delta: return std::clamp(log_agreement(p_ic) - log_agreement(p_zero), -clip, clip);
     case IcForm::consistency: return 1.0 - std::abs(p_ic - p_id);
   }
   return 0.0;

@@ -1,4 +1,4 @@
-#include "tests/cli/outcome.h"
+#include "tests/support/outcome.h"
 
 #include <fcntl.h>
 #include <sys/wait.h>
