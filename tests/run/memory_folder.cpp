@@ -6,7 +6,7 @@
 
 namespace {
 
-const bool moved = [] {
+[[maybe_unused]] const bool moved = [] {
   const char* memory = "/dev/shm";
   return ::access(memory, W_OK | X_OK) == 0 && ::setenv("TMPDIR", memory, 0) == 0;
 }();
