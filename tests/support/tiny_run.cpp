@@ -275,6 +275,7 @@ checkpoint: {{every: 1}}
 std::vector<std::string> TinyRun::command(const std::string& job, const fs::path& out, const std::vector<std::string>& more) const {
   std::vector<std::string> words = {"run", job, "--config", config().string(), "--out", out.string()};
   words.insert(words.end(), more.begin(), more.end());
+  if (std::find(more.begin(), more.end(), "--threads") == more.end()) words.insert(words.end(), {"--threads", "1"});
   return words;
 }
 

@@ -21,7 +21,8 @@ struct TinyRun {
   std::filesystem::path interactions() const { return data() / "tiny.inter"; }
   std::filesystem::path config() const { return folder / "tiny.yaml"; }
 
-  /// Words of the command line that start `job` with results in `out`; `more` behind them.
+  /// Words of the command line that start `job` with results in `out`; `more` behind them. On one thread unless `more` names a number: waiting for each other costs most of the time
+  /// where everything is tiny and the machine is busy.
   std::vector<std::string> command(const std::string& job, const std::filesystem::path& out, const std::vector<std::string>& more = {}) const;
 };
 
