@@ -31,7 +31,8 @@ inline double relative_difference(const Tensor& got, const Tensor& reference, do
   return relative_difference(doubles(got), doubles(reference), floor);
 }
 
-/// Gradients of two lists of parameters with the same names. A gradient that is small beside the others is measured against 5 % of the largest one.
+/// Gradients of two lists of parameters with the same names. A gradient that is small beside the others is measured against 5 % of the
+/// largest one.
 inline double gradient_difference(const std::vector<NamedTensor>& got, const std::vector<NamedTensor>& reference) {
   REQUIRE(got.size() == reference.size());
   double most = 0.0, worst = 0.0;
@@ -50,7 +51,8 @@ inline double gradient_difference(const std::vector<NamedTensor>& got, const std
 }
 
 /// How far the parameters have moved apart since `before`, over the largest move of all.
-inline double change_difference(const std::vector<NamedTensor>& got, const std::vector<NamedTensor>& reference, const std::vector<NamedTensor>& before) {
+inline double change_difference(const std::vector<NamedTensor>& got, const std::vector<NamedTensor>& reference,
+                                const std::vector<NamedTensor>& before) {
   REQUIRE(got.size() == reference.size());
   double most = 0.0, worst = 0.0;
   for (std::size_t i = 0; i < got.size(); ++i) {

@@ -46,6 +46,7 @@ TEST_CASE("without a device") {
 
 TEST_CASE("a process that sees no device says so and works on the CPU") {
   const std::string self = std::filesystem::read_symlink("/proc/self/exe").string();
-  const std::string command = "VGPU_DEVICES=0 CUDA_VISIBLE_DEVICES= EXPCTR_TEST_WITHOUT_DEVICE=1 '" + self + "' --test-case='without a device' > /dev/null";
+  const std::string command =
+      "VGPU_DEVICES=0 CUDA_VISIBLE_DEVICES= EXPCTR_TEST_WITHOUT_DEVICE=1 '" + self + "' --test-case='without a device' > /dev/null";
   CHECK(std::system(command.c_str()) == 0);
 }
