@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/core/allocator.h"
 #include "engine/core/tensor.h"
 #include "models/named_tensor.h"
 #include "tests/support/oracle.h"
@@ -15,6 +16,15 @@
 namespace expctr::test {
 
 inline Device cuda_device() { return {DeviceType::cuda, 0}; }
+
+/// While alive, every tensor of a CUDA device is a block of its own: the virtual GPU then checks bounds and first reads to the byte.
+class ExactBlocks {
+ public:
+  ExactBlocks() { set_exact_blocks(true); }
+  ~ExactBlocks() { set_exact_blocks(false); }
+  ExactBlocks(const ExactBlocks&) = delete;
+  ExactBlocks& operator=(const ExactBlocks&) = delete;
+};
 
 /// Largest difference over the largest magnitude of the reference; infinite for NaN and for different sizes.
 inline double relative_difference(const std::vector<double>& got, const std::vector<double>& reference, double floor = 0.0) {

@@ -134,6 +134,7 @@ void check_case(const std::filesystem::path& folder) {
 }  // namespace
 
 TEST_CASE("oracles: tiny decoders on a CUDA device") {
+  const ExactBlocks exact_blocks;
   const std::vector<std::filesystem::path> folders = case_folders(oracle_root() / "llm" / "transformer_tiny", "manifest.json");
   int checked = 0;
   for (const std::filesystem::path& folder : folders) {

@@ -106,6 +106,7 @@ struct Step {
 }  // namespace
 
 TEST_CASE("a training step of DIN with texts on a CUDA device is the step of the CPU") {
+  const ExactBlocks exact_blocks;
   const Data data;
   for (const bool softmax : {false, true}) {
     CAPTURE(softmax);

@@ -55,6 +55,7 @@ void write_encoder(const std::filesystem::path& folder) {
 }  // namespace
 
 TEST_CASE("a text encoder on a CUDA device gives the vectors and gradients of the CPU") {
+  const ExactBlocks exact_blocks;
   const TemporaryFolder folder;
   write_encoder(folder.path());
   Draws draws(8);

@@ -107,6 +107,7 @@ TEST_CASE(
 }
 
 TEST_CASE("answers are scored on a CUDA device as on the CPU, with a tied and with a separate head") {
+  const ExactBlocks exact_blocks;
   for (const bool tied_head : {true, false}) {
     CAPTURE(tied_head);
     Side cuda(cuda_device(), tied_head), cpu(cpu_device, tied_head);
