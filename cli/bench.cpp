@@ -23,11 +23,13 @@ struct Options {
 };
 
 void print_row(const nlohmann::json& result) {
-  const auto number = [&](const char* key, const char* form) { return result.at(key).is_null() ? std::string("-") : fmt::format(fmt::runtime(form), result.at(key).get<double>()); };
+  const auto number = [&](const char* key, const char* form) {
+    return result.at(key).is_null() ? std::string("-") : fmt::format(fmt::runtime(form), result.at(key).get<double>());
+  };
   const std::string rate = result.at("rate_unit").is_null() ? "-" : number("rate", "{:.1f} ") + result.at("rate_unit").get<std::string>();
-  print_text(fmt::format("{:<30} {:<5} {:>12} {:>24} {:>9} {:>8} {:>6}\n", result.at("name").get<std::string>(), result.at("mode").get<std::string>(),
-                         fmt::format("{:.3f} ms", 1e3 * result.at("seconds_median").get<double>()), rate, number("gflops", "{:.1f}"), number("gbps", "{:.1f}"),
-                         number("of_ceiling", "{:.2f}")));
+  print_text(fmt::format("{:<30} {:<5} {:>12} {:>24} {:>9} {:>8} {:>6}\n", result.at("name").get<std::string>(),
+                         result.at("mode").get<std::string>(), fmt::format("{:.3f} ms", 1e3 * result.at("seconds_median").get<double>()),
+                         rate, number("gflops", "{:.1f}"), number("gbps", "{:.1f}"), number("of_ceiling", "{:.2f}")));
   std::fflush(stdout);
 }
 
@@ -44,7 +46,8 @@ void run(Options options, const GlobalOptions& global) {
   install_interrupt_handler();
   const Ceilings ceilings = measure_ceilings();
   log_info("ceilings measured now: {:.0f} GFLOP/s, {:.1f} GB/s", ceilings.gflops, ceilings.gbps);
-  if (!global.json) print_text(fmt::format("{:<30} {:<5} {:>12} {:>24} {:>9} {:>8} {:>6}\n", "name", "mode", "median", "rate", "GFLOP/s", "GB/s", "share"));
+  if (!global.json)
+    print_text(fmt::format("{:<30} {:<5} {:>12} {:>24} {:>9} {:>8} {:>6}\n", "name", "mode", "median", "rate", "GFLOP/s", "GB/s", "share"));
   std::size_t measured = 0;
   for (const Bench& bench : benches) {
     if (interrupt_requested()) throw InterruptedError(fmt::format("stopped before {}", bench.name), "bench --only NAME runs one");
@@ -70,16 +73,26 @@ Command bench_command() {
   auto options = std::make_shared<Options>();
   const auto setup = [options](CLI::App& app) {
     app.add_option("family", options->family, "all, matmul, norm, optim, attention, loss, llm, ppo, ctr or data")->capture_default_str();
-    app.add_option("--only", options->only, "this one, by its full name; may be repeated; matmul/<M>x<N>x<K>/<mode> takes any extents")->allow_extra_args(false)->type_name("NAME");
-    app.add_option("--repeats", options->bench.repeats, "timed repeats, after one that is not counted")->check(whole_number(1, 10000))->type_name("N")->capture_default_str();
+    app.add_option("--only", options->only, "this one, by its full name; may be repeated; matmul/<M>x<N>x<K>/<mode> takes any extents")
+        ->allow_extra_args(false)
+        ->type_name("NAME");
+    app.add_option("--repeats", options->bench.repeats, "timed repeats, after one that is not counted")
+        ->check(whole_number(1, 10000))
+        ->type_name("N")
+        ->capture_default_str();
     app.add_flag("--list", options->list, "names only");
     app.add_option("--device", options->device, "cpu, cuda or cuda:N")->type_name("DEVICE")->capture_default_str();
-    app.add_option("--compute", options->compute, "products with frozen weights in f32, bf16 or int8")->type_name("MODE")->capture_default_str();
+    app.add_option("--compute", options->compute, "products with frozen weights in f32, bf16 or int8")
+        ->type_name("MODE")
+        ->capture_default_str();
     app.add_option("--model", options->bench.language_model, "language model of llm/* and ppo/*")->type_name("M")->capture_default_str();
     app.add_option("--text-encoder", options->bench.text_encoder, "encoder of llm/embed_*")->type_name("M")->capture_default_str();
     app.add_option("--data", options->bench.data, "data set of ctr/* and data/*")->type_name("DIR")->capture_default_str();
-    app.footer("Each benchmark checks a result before it is timed. 'share' (of_ceiling) relates its GFLOP/s to multiply-adds on registers and its GB/s to\n"
-               "the triad, both measured in the same run; the larger share counts. The mode q4_1 means float32 products with weights kept in 4 bits.");
+    app.footer(
+        "Each benchmark checks a result before it is timed. 'share' (of_ceiling) relates its GFLOP/s to multiply-adds on registers and its "
+        "GB/s to\n"
+        "the triad, both measured in the same run; the larger share counts. The mode q4_1 means float32 products with weights kept in 4 "
+        "bits.");
   };
   return {"bench", "micro-benchmarks and end-to-end ones", setup, [options](const GlobalOptions& global) { run(*options, global); }};
 }

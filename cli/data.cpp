@@ -52,7 +52,10 @@ void print_stats(const Options& options, const GlobalOptions& global) {
   for (const nlohmann::json& warning : stats.at("warnings")) log_warning("{}", warning.get<std::string>());
   for (const char* key : {"rows", "users", "items", "positive_share", "first_time", "last_time", "skipped", "seconds", "peak_bytes"}) {
     const nlohmann::json& value = stats.at(key);
-    print_text(fmt::format("{:<16} {}\n", key, value.is_null() ? "-" : value.is_number_float() ? fmt::format("{:.4f}", value.get<double>()) : value.dump()));
+    print_text(fmt::format("{:<16} {}\n", key,
+                           value.is_null()           ? "-"
+                           : value.is_number_float() ? fmt::format("{:.4f}", value.get<double>())
+                                                     : value.dump()));
   }
 }
 
@@ -69,13 +72,19 @@ void print_head(const Options& options, const GlobalOptions& global) {
     const auto number = static_cast<std::size_t>(table.item[row]);
     const std::string title = number < data.items.size() ? prompt_title(data.items[number]) : "";
     if (global.json) {
-      nlohmann::json object = {{"user", user}, {"item", item}, {"rating", nullptr}, {"time", nullptr}, {"label", nullptr}, {"title", title}};
+      nlohmann::json object = {{"user", user},    {"item", item},     {"rating", nullptr},
+                               {"time", nullptr}, {"label", nullptr}, {"title", title}};
       if (!table.rating.empty()) object["rating"] = table.rating[row], object["label"] = liked(table.rating[row]) ? 1 : 0;
       if (!table.time.empty()) object["time"] = table.time[row];
       print_json_line(object);
     } else {
-      print_text(fmt::format("{:>8} {:>8} {:>6} {:>12} {:>5}  {}\n", user, item, table.rating.empty() ? "-" : fmt::format("{:g}", table.rating[row]),
-                             table.time.empty() ? "-" : fmt::format("{:.0f}", table.time[row]), table.rating.empty() ? "-" : liked(table.rating[row]) ? "1" : "0", title));
+      print_text(fmt::format("{:>8} {:>8} {:>6} {:>12} {:>5}  {}\n", user, item,
+                             table.rating.empty() ? "-" : fmt::format("{:g}", table.rating[row]),
+                             table.time.empty() ? "-" : fmt::format("{:.0f}", table.time[row]),
+                             table.rating.empty()       ? "-"
+                             : liked(table.rating[row]) ? "1"
+                                                        : "0",
+                             title));
     }
   }
 }

@@ -1,6 +1,7 @@
 // doctor: the machine, what is in the cache, and whether the program computes what it should.
-#include <CLI/CLI.hpp>
 #include <unistd.h>
+
+#include <CLI/CLI.hpp>
 
 #include "base/error.h"
 #include "base/philox.h"
@@ -50,13 +51,16 @@ double gigabytes_of_memory(std::string_view key) {
 }
 
 Finding machine() {
-  return {"processor", Status::good, fmt::format("{}, {} threads in use", proc_value("/proc/cpuinfo", "model name"), cpu::thread_count()), ""};
+  return {"processor", Status::good, fmt::format("{}, {} threads in use", proc_value("/proc/cpuinfo", "model name"), cpu::thread_count()),
+          ""};
 }
 
 Finding instruction_set() {
   const bool wide = cpu::best_isa() == cpu::Isa::avx512;
   return {"instruction set", Status::good,
-          fmt::format("{} in use, {} is the best here{}", cpu::isa_name(cpu::active_isa()), cpu::isa_name(cpu::best_isa()), wide && cpu::has_avx512_bf16() ? ", bf16" : ""), ""};
+          fmt::format("{} in use, {} is the best here{}", cpu::isa_name(cpu::active_isa()), cpu::isa_name(cpu::best_isa()),
+                      wide && cpu::has_avx512_bf16() ? ", bf16" : ""),
+          ""};
 }
 
 Finding memory() {
@@ -101,14 +105,16 @@ Finding random_numbers() {
   const RandomBits bits = philox({0, 0}, {0, 0, 0, 0});
   const std::uint32_t known[] = {0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u};
   if (std::equal(known, known + 4, bits.word)) return {"random numbers", Status::good, "Philox4x32-10 gives its published values", ""};
-  return {"random numbers", Status::bad, "Philox4x32-10 does not give its published values", "the program was miscompiled: build it again with another compiler"};
+  return {"random numbers", Status::bad, "Philox4x32-10 does not give its published values",
+          "the program was miscompiled: build it again with another compiler"};
 }
 
 Finding products(Device device) {
   constexpr std::int64_t m = 33, n = 70, k = 129;
   const auto draw = [](std::uint32_t matrix, std::int64_t count) {
     std::vector<float> values;
-    for (std::int64_t i = 0; i < count; ++i) values.push_back(uniform_float(philox({1, matrix}, {static_cast<std::uint32_t>(i), 0, 0, 0}).word[0]) - 0.5f);
+    for (std::int64_t i = 0; i < count; ++i)
+      values.push_back(uniform_float(philox({1, matrix}, {static_cast<std::uint32_t>(i), 0, 0, 0}).word[0]) - 0.5f);
     return values;
   };
   const std::vector<float> a = draw(1, m * k), b = draw(2, n * k);
@@ -119,15 +125,19 @@ Finding products(Device device) {
     for (std::int64_t i = 0; i < m; ++i)
       for (std::int64_t j = 0; j < n; ++j) {
         double exact = 0;
-        for (std::int64_t t = 0; t < k; ++t) exact += static_cast<double>(a[static_cast<std::size_t>(i * k + t)]) * static_cast<double>(b[static_cast<std::size_t>(j * k + t)]);
+        for (std::int64_t t = 0; t < k; ++t)
+          exact +=
+              static_cast<double>(a[static_cast<std::size_t>(i * k + t)]) * static_cast<double>(b[static_cast<std::size_t>(j * k + t)]);
         const double error = std::abs(exact - static_cast<double>(values[static_cast<std::size_t>(i * n + j)]));
         worst = std::isfinite(error) ? std::max(worst, error) : std::numeric_limits<double>::infinity();
       }
   }
-  const std::string detail = fmt::format("{} x {} x {} on {}: largest difference from float64 is {:.1e}", m, n, k, device_name(device), worst);
+  const std::string detail =
+      fmt::format("{} x {} x {} on {}: largest difference from float64 is {:.1e}", m, n, k, device_name(device), worst);
   // |x w| adds 129 products below 1/4: float32 rounding stays far below 1e-4 (TF32's would not: it is no float32).
   if (worst < 1e-4) return {"matrix products", Status::good, detail, ""};
-  return {"matrix products", Status::bad, detail, "try another instruction set with --isa v3; if that helps, please report the processor's name"};
+  return {"matrix products", Status::bad, detail,
+          "try another instruction set with --isa v3; if that helps, please report the processor's name"};
 }
 
 Finding round_trip() {
@@ -137,7 +147,8 @@ Finding round_trip() {
   const std::string text = "Naïve café, 東京 123\n\t\"It's 5 o'clock\" 🎬";
   const auto ids = tokenizer->encode(text, false);
   if (tokenizer->decode(ids) == text) return {"tokeniser", Status::good, fmt::format("{} tokens and back: the same text", ids.size()), ""};
-  return {"tokeniser", Status::bad, "decoding the ids of a text does not give the text", "fetch the model again: expctr_engine data fetch smollm2"};
+  return {"tokeniser", Status::bad, "decoding the ids of a text does not give the text",
+          "fetch the model again: expctr_engine data fetch smollm2"};
 }
 
 // A check that throws has failed, and its error says why.
@@ -175,11 +186,13 @@ Command doctor_command() {
   };
   const auto run = [device](const GlobalOptions& global) {
     const std::vector<Finding> findings = examine(*device);
-    const auto failed = std::count_if(findings.begin(), findings.end(), [](const Finding& finding) { return finding.status == Status::bad; });
+    const auto failed =
+        std::count_if(findings.begin(), findings.end(), [](const Finding& finding) { return finding.status == Status::bad; });
     if (global.json) {
       nlohmann::json checks = nlohmann::json::array();
       for (const Finding& finding : findings)
-        checks.push_back({{"name", finding.name}, {"status", status_name(finding.status)}, {"detail", finding.detail}, {"hint", finding.hint}});
+        checks.push_back(
+            {{"name", finding.name}, {"status", status_name(finding.status)}, {"detail", finding.detail}, {"hint", finding.hint}});
       print_json_line({{"version", version_text()}, {"checks", checks}, {"failed", failed}});
     } else {
       print_text(version_text());
@@ -188,7 +201,8 @@ Command doctor_command() {
         if (!finding.hint.empty()) print_text(fmt::format("{:<24} HINT: {}\n", "", finding.hint));
       }
     }
-    if (failed > 0) throw Error(fmt::format("doctor: {} of {} checks failed", failed, findings.size()), "do what the hints of these checks say");
+    if (failed > 0)
+      throw Error(fmt::format("doctor: {} of {} checks failed", failed, findings.size()), "do what the hints of these checks say");
   };
   return {"doctor", "the machine, the cache and a self-test, and what to do about what failed", setup, run};
 }

@@ -1,6 +1,7 @@
 // generate: text from a language model.
-#include <CLI/CLI.hpp>
 #include <unistd.h>
+
+#include <CLI/CLI.hpp>
 
 #include "base/error.h"
 #include "cli/commands.h"
@@ -46,7 +47,8 @@ std::vector<GenerationRequest> make_requests(const LanguageModel& model, const s
     const auto length = static_cast<std::int64_t>(request.prompt.size());
     if (length == 0) throw InputError(line.where + ": the prompt has no tokens", "write at least one character");
     if (positions > 0 && length + options.max_new_tokens > positions)
-      throw InputError(fmt::format("{}: {} tokens of prompt and {} new ones exceed the model's {} positions", line.where, length, options.max_new_tokens, positions),
+      throw InputError(fmt::format("{}: {} tokens of prompt and {} new ones exceed the model's {} positions", line.where, length,
+                                   options.max_new_tokens, positions),
                        "shorten the prompt or lower --max-new-tokens");
     requests.push_back(std::move(request));
   }
@@ -94,16 +96,23 @@ void run(const Options& options, const GlobalOptions& global) {
     const Generation& result = results[i];
     const std::string text = continuation(tokenizer, result.tokens);
     if (global.json) {
-      print_json_line({{"index", i}, {"prompt_tokens", requests[i].prompt.size()}, {"tokens", result.tokens}, {"logprobs", result.log_probabilities},
-                       {"text", text}, {"finish", result.ended ? "eos" : "length"}});
+      print_json_line({{"index", i},
+                       {"prompt_tokens", requests[i].prompt.size()},
+                       {"tokens", result.tokens},
+                       {"logprobs", result.log_probabilities},
+                       {"text", text},
+                       {"finish", result.ended ? "eos" : "length"}});
     } else if (!stream) {
       print_text(text + "\n");
     }
   }
   if (global.json) {
     print_json_line({{"summary",
-                      {{"prompt_tokens", statistics.prompt_tokens}, {"new_tokens", statistics.new_tokens}, {"prefill_seconds", statistics.prefill_seconds},
-                       {"decode_seconds", statistics.decode_seconds}, {"peak_bytes", peak_memory_bytes()}}}});
+                      {{"prompt_tokens", statistics.prompt_tokens},
+                       {"new_tokens", statistics.new_tokens},
+                       {"prefill_seconds", statistics.prefill_seconds},
+                       {"decode_seconds", statistics.decode_seconds},
+                       {"peak_bytes", peak_memory_bytes()}}}});
   }
 }
 
@@ -113,18 +122,25 @@ Command generate_command() {
   auto options = std::make_shared<Options>();
   const auto setup = [options](CLI::App& app) {
     add_model_options(app, options->model, true);
-    CLI::Option* prompt = app.add_option("--prompt", options->prompts, "a prompt; may be repeated")->allow_extra_args(false)->type_name("TEXT");
+    CLI::Option* prompt =
+        app.add_option("--prompt", options->prompts, "a prompt; may be repeated")->allow_extra_args(false)->type_name("TEXT");
     app.add_option("--input", options->input, R"(JSON lines {"prompt"}, {"text"} or {"messages":[{"role","content"}]} (default: stdin))")
         ->type_name("FILE")
         ->excludes(prompt);
     app.add_flag("--chat", options->chat, "prompts are messages of a user: the model's chat template is put around them");
     app.add_flag("--parse-special", options->parse_special, "text that spells a control token becomes that token (not with --chat)");
-    app.add_option("--max-new-tokens", options->max_new_tokens, "most tokens of an answer")->check(whole_number(1, 1u << 20))->type_name("N")->capture_default_str();
+    app.add_option("--max-new-tokens", options->max_new_tokens, "most tokens of an answer")
+        ->check(whole_number(1, 1u << 20))
+        ->type_name("N")
+        ->capture_default_str();
     app.add_option("--temperature", options->sampling.temperature, "divides the logits; 0: always the likeliest token (greedy)")
         ->check(number(0, 100))
         ->type_name("T")
         ->capture_default_str();
-    app.add_option("--top-k", options->sampling.top_k, "only the K likeliest tokens; 0: off")->check(whole_number(0, 1u << 30))->type_name("K")->capture_default_str();
+    app.add_option("--top-k", options->sampling.top_k, "only the K likeliest tokens; 0: off")
+        ->check(whole_number(0, 1u << 30))
+        ->type_name("K")
+        ->capture_default_str();
     app.add_option("--top-p", options->sampling.top_p, "only the likeliest tokens that together reach P; 1: off")
         ->check(number(1e-9, 1))
         ->type_name("P")
@@ -133,9 +149,13 @@ Command generate_command() {
         ->check(number(0, 1))
         ->type_name("P")
         ->capture_default_str();
-    app.add_option("--batch", options->batch, "prompts at a time; changes no token")->check(whole_number(1, 4096))->type_name("B")->capture_default_str();
-    app.footer("Draws from the model's own distribution (temperature 1) unless told otherwise; the same --seed (default 0) gives the same text.\n"
-               "The logprobs of --json are those of softmax(logits / temperature) before top-k, top-p and min-p.");
+    app.add_option("--batch", options->batch, "prompts at a time; changes no token")
+        ->check(whole_number(1, 4096))
+        ->type_name("B")
+        ->capture_default_str();
+    app.footer(
+        "Draws from the model's own distribution (temperature 1) unless told otherwise; the same --seed (default 0) gives the same text.\n"
+        "The logprobs of --json are those of softmax(logits / temperature) before top-k, top-p and min-p.");
   };
   return {"generate", "text from a language model", setup, [options](const GlobalOptions& global) { run(*options, global); }};
 }

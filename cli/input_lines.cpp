@@ -21,7 +21,8 @@ void read_from(std::istream& stream, const std::string& name, std::vector<InputL
     if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
     InputLine line{{}, fmt::format("{}:{}", name, number)};
     line.object = parse_checked_json(text, line.where, deepest_json);
-    if (!line.object.is_object()) throw InputError(line.where + ": not a JSON object", R"(one object a line, e.g. {"prompt": "Once upon a time"})");
+    if (!line.object.is_object())
+      throw InputError(line.where + ": not a JSON object", R"(one object a line, e.g. {"prompt": "Once upon a time"})");
     lines.push_back(std::move(line));
   }
   if (stream.bad()) throw InputError(name + ": reading failed", "check the disk, then try again");
@@ -56,14 +57,17 @@ std::string text_of(const InputLine& line, std::string_view key) {
   return value.get<std::string>();
 }
 
-std::string prompt_of(const InputLine& line) { return text_of(line, line.object.contains("prompt") || !line.object.contains("text") ? "prompt" : "text"); }
+std::string prompt_of(const InputLine& line) {
+  return text_of(line, line.object.contains("prompt") || !line.object.contains("text") ? "prompt" : "text");
+}
 
 std::vector<std::int32_t> ids_of(const InputLine& line) {
   const nlohmann::json& value = value_of(line, "ids");
   std::vector<std::int32_t> ids;
   bool good = value.is_array();
   for (std::size_t i = 0; good && i < value.size(); ++i) {
-    good = value[i].is_number_integer() && value[i] >= std::numeric_limits<std::int32_t>::min() && value[i] <= std::numeric_limits<std::int32_t>::max();
+    good = value[i].is_number_integer() && value[i] >= std::numeric_limits<std::int32_t>::min() &&
+           value[i] <= std::numeric_limits<std::int32_t>::max();
     if (good) ids.push_back(value[i].get<std::int32_t>());
   }
   if (!good) throw InputError(line.where + ": \"ids\" is no list of token ids", R"(write e.g. {"ids": [1, 403, 407]})");
@@ -78,10 +82,13 @@ std::vector<ChatMessage> messages_of(const InputLine& line) {
   bool good = value.is_array() && !value.empty();
   for (std::size_t i = 0; good && i < value.size(); ++i) {
     const nlohmann::json& message = value[i];
-    good = message.is_object() && message.contains("role") && message["role"].is_string() && message.contains("content") && message["content"].is_string();
+    good = message.is_object() && message.contains("role") && message["role"].is_string() && message.contains("content") &&
+           message["content"].is_string();
     if (good) messages.push_back({message["role"].get<std::string>(), message["content"].get<std::string>()});
   }
-  if (!good) throw InputError(line.where + ": \"messages\" is no conversation", R"(write e.g. {"messages": [{"role": "user", "content": "Hello"}]})");
+  if (!good)
+    throw InputError(line.where + ": \"messages\" is no conversation",
+                     R"(write e.g. {"messages": [{"role": "user", "content": "Hello"}]})");
   return messages;
 }
 

@@ -34,12 +34,14 @@ void print_table(const nlohmann::json& found, std::int64_t most) {
       print_text(fmt::format("  ... {} more; --all lists them\n", std::ssize(found.at("tensors")) - most));
       break;
     }
-    print_text(fmt::format("  {:<56} {:<6} {:>16} {:>14} bytes\n", tensor.at("name").get<std::string>(), tensor.at("dtype").get<std::string>(),
-                           shape_text(tensor.at("shape")), tensor.at("bytes").get<std::int64_t>()));
+    print_text(fmt::format("  {:<56} {:<6} {:>16} {:>14} bytes\n", tensor.at("name").get<std::string>(),
+                           tensor.at("dtype").get<std::string>(), shape_text(tensor.at("shape")), tensor.at("bytes").get<std::int64_t>()));
   }
   for (const auto& tensor : found.at("unsupported"))
-    print_text(fmt::format("  {:<56} {:<6} not readable by this program\n", tensor.at("name").get<std::string>(), tensor.at("type").get<std::string>()));
-  print_text(fmt::format("{} tensors, {} values, {} bytes\n", found.at("tensors").size(), found.at("values").get<std::int64_t>(), found.at("bytes").get<std::int64_t>()));
+    print_text(fmt::format("  {:<56} {:<6} not readable by this program\n", tensor.at("name").get<std::string>(),
+                           tensor.at("type").get<std::string>()));
+  print_text(fmt::format("{} tensors, {} values, {} bytes\n", found.at("tensors").size(), found.at("values").get<std::int64_t>(),
+                         found.at("bytes").get<std::int64_t>()));
 }
 
 }  // namespace
@@ -52,7 +54,8 @@ Command inspect_command() {
   auto options = std::make_shared<Options>();
   const auto setup = [options](CLI::App& app) {
     app.add_option("path", options->path,
-                   "a .gguf, .safetensors or .npy file, a Hugging Face or PEFT folder, a checkpoint (or the folder that holds them), or a name that "
+                   "a .gguf, .safetensors or .npy file, a Hugging Face or PEFT folder, a checkpoint (or the folder that holds them), or a "
+                   "name that "
                    "'data fetch' knows")
         ->required();
     app.add_flag("--all", options->all, "all tensors (default: the first 40)");

@@ -1,8 +1,7 @@
-#include "cli/inspect.h"
-
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "cli/inspect.h"
 #include "engine/io/checked_json.h"
 #include "engine/io/checkpoint.h"
 #include "engine/io/gguf.h"
@@ -46,11 +45,15 @@ json gguf_value(const GgufFile& file, const std::string& key) {
   const GgufType type = file.type(key);
   try {
     switch (type) {
-      case GgufType::string: return *file.find_string(key);
-      case GgufType::boolean: return *file.find_bool(key);
+      case GgufType::string:
+        return *file.find_string(key);
+      case GgufType::boolean:
+        return *file.find_bool(key);
       case GgufType::f32:
-      case GgufType::f64: return *file.find_f32(key);
-      default: return *file.find_i64(key);
+      case GgufType::f64:
+        return *file.find_f32(key);
+      default:
+        return *file.find_i64(key);
     }
   } catch (const InputError&) {
     return fmt::format("[{} x {}]", gguf_type_name(type), file.count(key));
@@ -113,7 +116,8 @@ json inspect_folder(const fs::path& folder) {
   }
   const std::vector<fs::path> checkpoints = list_checkpoints(folder);
   if (!checkpoints.empty()) return inspect_checkpoint(checkpoints.back());
-  throw InputError(folder.string() + ": neither a model, an adapter nor a checkpoint", "name a file in it, or a folder with model.safetensors or manifest.json");
+  throw InputError(folder.string() + ": neither a model, an adapter nor a checkpoint",
+                   "name a file in it, or a folder with model.safetensors or manifest.json");
 }
 
 }  // namespace

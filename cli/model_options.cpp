@@ -13,7 +13,9 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool adapter) {
       ->type_name("M");
   if (adapter) app.add_option("--adapter", options.adapter, "folder of a LoRA adapter (PEFT)")->type_name("DIR");
   app.add_option("--device", options.device, "cpu, cuda or cuda:N")->type_name("DEVICE")->capture_default_str();
-  app.add_option("--compute", options.compute, "products with frozen weights in f32, bf16 or int8")->type_name("MODE")->capture_default_str();
+  app.add_option("--compute", options.compute, "products with frozen weights in f32, bf16 or int8")
+      ->type_name("MODE")
+      ->capture_default_str();
 }
 
 ComputeMode parse_compute_mode(const std::string& name) {
@@ -25,9 +27,12 @@ ComputeMode parse_compute_mode(const std::string& name) {
 
 const char* compute_mode_name(ComputeMode mode) {
   switch (mode) {
-    case ComputeMode::bf16: return "bf16";
-    case ComputeMode::int8: return "int8";
-    default: return "f32";
+    case ComputeMode::bf16:
+      return "bf16";
+    case ComputeMode::int8:
+      return "int8";
+    default:
+      return "f32";
   }
 }
 

@@ -21,15 +21,18 @@ struct Options {
 };
 
 struct Row {
-  Tokens tokens;              ///< prompt and completion
-  std::size_t prompt = 0;     ///< tokens of the prompt
+  Tokens tokens;           ///< prompt and completion
+  std::size_t prompt = 0;  ///< tokens of the prompt
   std::vector<std::int32_t> choices;
 };
 
-/// Ids of `text` as it continues `prompt`: what encoding both together adds, or, where that would change the prompt's ids, of the text alone.
-Tokens continue_text(const Tokenizer& tokenizer, const Tokens& prompt, const std::string& prompt_text, const std::string& text, bool parse_special) {
+/// Ids of `text` as it continues `prompt`: what encoding both together adds, or, where that would change the prompt's ids, of the text
+/// alone.
+Tokens continue_text(const Tokenizer& tokenizer, const Tokens& prompt, const std::string& prompt_text, const std::string& text,
+                     bool parse_special) {
   const Tokens joined = tokenizer.with_ends(tokenizer.encode(prompt_text + text, parse_special));
-  if (joined.size() > prompt.size() && std::equal(prompt.begin(), prompt.end(), joined.begin())) return Tokens(joined.begin() + std::ssize(prompt), joined.end());
+  if (joined.size() > prompt.size() && std::equal(prompt.begin(), prompt.end(), joined.begin()))
+    return Tokens(joined.begin() + std::ssize(prompt), joined.end());
   return tokenizer.encode(text, parse_special);
 }
 
@@ -42,14 +45,17 @@ Row make_row(const LanguageModel& model, const InputLine& line, const Options& o
   } else {
     const std::string prompt = prompt_of(line);
     row.tokens = model.encode_text(prompt, options.parse_special);
-    next = [&, prompt, ids = row.tokens](const std::string& text) { return continue_text(model.tokenizer(), ids, prompt, text, options.parse_special); };
+    next = [&, prompt, ids = row.tokens](const std::string& text) {
+      return continue_text(model.tokenizer(), ids, prompt, text, options.parse_special);
+    };
   }
   row.prompt = row.tokens.size();
   if (row.prompt == 0) throw InputError(line.where + ": the prompt has no tokens", "write at least one character");
   for (const std::string& choice : options.choices) {
     const Tokens ids = next(choice);
     if (ids.size() != 1)
-      throw UsageError(fmt::format("{}: '{}' behind this prompt is {} tokens", line.where, choice, ids.size()), "give choices that are one token each");
+      throw UsageError(fmt::format("{}: '{}' behind this prompt is {} tokens", line.where, choice, ids.size()),
+                       "give choices that are one token each");
     row.choices.push_back(ids[0]);
   }
   if (options.choices.empty() || line.object.contains("completion")) {
@@ -58,7 +64,8 @@ Row make_row(const LanguageModel& model, const InputLine& line, const Options& o
   }
   const std::int64_t positions = model.decoder().config().positions;
   if (positions > 0 && static_cast<std::int64_t>(row.tokens.size()) > positions)
-    throw InputError(fmt::format("{}: {} tokens exceed the model's {} positions", line.where, row.tokens.size(), positions), "shorten the prompt");
+    throw InputError(fmt::format("{}: {} tokens exceed the model's {} positions", line.where, row.tokens.size(), positions),
+                     "shorten the prompt");
   return row;
 }
 
@@ -83,7 +90,8 @@ std::vector<Scores> score_rows(const Decoder& decoder, const AdapterPlan& plan, 
     }
   }
   const auto tokens = static_cast<std::int64_t>(ids.size());
-  const Tensor hidden = decoder.blocks(0, decoder.config().layers, decoder.embed(Tensor::of(ids, {tokens}, device)), whole_sequences(lengths, device), plan);
+  const Tensor hidden =
+      decoder.blocks(0, decoder.config().layers, decoder.embed(Tensor::of(ids, {tokens}, device)), whole_sequences(lengths, device), plan);
   std::vector<float> log_probabilities;
   if (!places.empty()) {
     const auto n = static_cast<std::int64_t>(places.size());
@@ -94,7 +102,8 @@ std::vector<Scores> score_rows(const Decoder& decoder, const AdapterPlan& plan, 
   std::size_t at = 0;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const std::size_t count = rows[i].tokens.size() - rows[i].prompt;
-    result[i].log_probabilities.assign(log_probabilities.begin() + static_cast<std::ptrdiff_t>(at), log_probabilities.begin() + static_cast<std::ptrdiff_t>(at + count));
+    result[i].log_probabilities.assign(log_probabilities.begin() + static_cast<std::ptrdiff_t>(at),
+                                       log_probabilities.begin() + static_cast<std::ptrdiff_t>(at + count));
     at += count;
     if (rows[i].choices.empty()) continue;
     const Tensor state = decoder.normalise(gather(hidden, Tensor::of(std::vector<std::int32_t>{answer_at[i]}, {1}, device)));
@@ -116,7 +125,8 @@ void print_scores(std::size_t index, const Row& row, const Scores& scores, const
   std::string text;
   if (!completion.empty()) {
     const double sum = std::accumulate(scores.log_probabilities.begin(), scores.log_probabilities.end(), 0.0);
-    text = fmt::format("{} tokens  log-probability {:.4f}  perplexity {:.3f}", completion.size(), sum, std::exp(-sum / static_cast<double>(completion.size())));
+    text = fmt::format("{} tokens  log-probability {:.4f}  perplexity {:.3f}", completion.size(), sum,
+                       std::exp(-sum / static_cast<double>(completion.size())));
   }
   for (std::size_t c = 0; c < scores.choice_logits.size(); ++c)
     text += fmt::format("{}{} {:.4f}", text.empty() ? "" : "  ", options.choices[c], scores.choice_logits[c]);
@@ -150,7 +160,8 @@ Command score_command() {
   const auto setup = [options](CLI::App& app) {
     add_model_options(app, options->model, true);
     app.add_option("--input", options->input, R"(JSON lines {"prompt" or "messages", "completion"} (default: stdin))")->type_name("FILE");
-    app.add_option("--choices", options->choices, "answers of one token each, e.g. Yes,No: their logits behind the prompt; a completion may be missing then")
+    app.add_option("--choices", options->choices,
+                   "answers of one token each, e.g. Yes,No: their logits behind the prompt; a completion may be missing then")
         ->delimiter(',')
         ->allow_extra_args(false)
         ->type_name("A,B,...");

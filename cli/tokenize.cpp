@@ -66,7 +66,8 @@ Command tokenize_command() {
         ->required()
         ->type_name("M");
     CLI::Option* text = app.add_option("--text", options->texts, "a text; may be repeated")->allow_extra_args(false)->type_name("TEXT");
-    app.add_option("--input", options->input, R"(JSON lines {"text"}, {"prompt"} or {"messages"}; decoding: {"ids"} (default: stdin))")->type_name("FILE");
+    app.add_option("--input", options->input, R"(JSON lines {"text"}, {"prompt"} or {"messages"}; decoding: {"ids"} (default: stdin))")
+        ->type_name("FILE");
     app.add_flag("--decode", options->decode, "texts of ids")->excludes(text);
     app.add_flag("--parse-special", options->parse_special,
                  "text that spells a control token becomes that token; decoding: control tokens are written out (default: left out)");

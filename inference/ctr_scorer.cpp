@@ -14,7 +14,8 @@ namespace expctr {
 namespace {
 
 // The texts of a batch, each once, and who has which.
-void set_text(DinBatch& batch, std::int64_t width, std::span<const float> values, std::span<const std::int32_t> of_row, DType dtype, Device device) {
+void set_text(DinBatch& batch, std::int64_t width, std::span<const float> values, std::span<const std::int32_t> of_row, DType dtype,
+              Device device) {
   std::unordered_map<std::int32_t, std::int32_t> place;
   std::vector<std::int32_t> index(of_row.size(), -1);
   std::vector<float> used;
@@ -22,13 +23,17 @@ void set_text(DinBatch& batch, std::int64_t width, std::span<const float> values
     if (of_row[i] < 0) continue;
     const auto [entry, fresh] = place.emplace(of_row[i], static_cast<std::int32_t>(place.size()));
     index[i] = entry->second;
-    const std::size_t begin = static_cast<std::size_t>(of_row[i]) * static_cast<std::size_t>(width), end = begin + static_cast<std::size_t>(width);
-    if (end > values.size()) throw Error(fmt::format("text {} of a batch: there are {} texts", of_row[i], values.size() / static_cast<std::size_t>(width)));
-    if (fresh) used.insert(used.end(), values.begin() + static_cast<std::ptrdiff_t>(begin), values.begin() + static_cast<std::ptrdiff_t>(end));
+    const std::size_t begin = static_cast<std::size_t>(of_row[i]) * static_cast<std::size_t>(width),
+                      end = begin + static_cast<std::size_t>(width);
+    if (end > values.size())
+      throw Error(fmt::format("text {} of a batch: there are {} texts", of_row[i], values.size() / static_cast<std::size_t>(width)));
+    if (fresh)
+      used.insert(used.end(), values.begin() + static_cast<std::ptrdiff_t>(begin), values.begin() + static_cast<std::ptrdiff_t>(end));
   }
   if (place.empty()) return;
   const Shape shape{std::ssize(place), width};
-  batch.text = dtype == DType::f64 ? Tensor::of(std::vector<double>(used.begin(), used.end()), shape, device) : Tensor::of(used, shape, device);
+  batch.text =
+      dtype == DType::f64 ? Tensor::of(std::vector<double>(used.begin(), used.end()), shape, device) : Tensor::of(used, shape, device);
   batch.text_of_row = Tensor::of(index, {std::ssize(index)}, device);
 }
 
@@ -44,16 +49,25 @@ std::vector<std::int32_t> TextVectors::of(std::span<const std::int32_t> rows) co
 
 std::vector<CtrField> ctr_fields(const CtrFeatures& features) {
   const CtrVocabularies& v = features.vocabulary;
-  return {{"user", v.user.size(), false}, {"item", v.item.size(), true},     {"age", v.age.size(), false},  {"gender", v.gender.size(), false},
-          {"occupation", v.occupation.size(), false}, {"genres", v.genre.size(), true}, {"year", v.year.size(), true}};
+  return {{"user", v.user.size(), false},
+          {"item", v.item.size(), true},
+          {"age", v.age.size(), false},
+          {"gender", v.gender.size(), false},
+          {"occupation", v.occupation.size(), false},
+          {"genres", v.genre.size(), true},
+          {"year", v.year.size(), true}};
 }
 
-DinBatch din_batch(const CtrBatch& batch, const DinOptions& options, std::span<const float> text_values, std::span<const std::int32_t> text_of_row, DType dtype, Device device) {
-  if (!text_of_row.empty() && std::ssize(text_of_row) != batch.rows) throw ShapeError(fmt::format("{} texts for {} rows", text_of_row.size(), batch.rows));
+DinBatch din_batch(const CtrBatch& batch, const DinOptions& options, std::span<const float> text_values,
+                   std::span<const std::int32_t> text_of_row, DType dtype, Device device) {
+  if (!text_of_row.empty() && std::ssize(text_of_row) != batch.rows)
+    throw ShapeError(fmt::format("{} texts for {} rows", text_of_row.size(), batch.rows));
   DinArrays arrays;
   arrays.rows = batch.rows;
   arrays.history = batch.history;
-  arrays.fields = {{batch.user, 1}, {batch.item, 1}, {batch.age, 1}, {batch.gender, 1}, {batch.occupation, 1}, {batch.genres, batch.genres_width}, {batch.year, 1}};
+  arrays.fields = {{batch.user, 1},   {batch.item, 1},       {batch.age, 1},
+                   {batch.gender, 1}, {batch.occupation, 1}, {batch.genres, batch.genres_width},
+                   {batch.year, 1}};
   arrays.history_fields = {{batch.history_item, 1}, {batch.history_genres, batch.genres_width}, {batch.history_year, 1}};
   arrays.history_label = batch.history_label;
   arrays.sample_ids = batch.row;
@@ -62,8 +76,8 @@ DinBatch din_batch(const CtrBatch& batch, const DinOptions& options, std::span<c
   return result;
 }
 
-std::vector<double> predict_clicks(const Din& model, const CtrDataset& dataset, std::span<const std::int32_t> rows, std::span<const float> text_values,
-                                   std::span<const std::int32_t> text_of_row, std::int64_t batch) {
+std::vector<double> predict_clicks(const Din& model, const CtrDataset& dataset, std::span<const std::int32_t> rows,
+                                   std::span<const float> text_values, std::span<const std::int32_t> text_of_row, std::int64_t batch) {
   const NoGradient off;
   std::vector<double> result;
   result.reserve(rows.size());
@@ -86,7 +100,8 @@ std::vector<double> predict_clicks(const Din& model, const CtrDataset& dataset, 
   return result;
 }
 
-std::vector<double> predict_clicks(const Din& model, const CtrDataset& dataset, std::span<const std::int32_t> rows, const TextVectors& texts, std::int64_t batch) {
+std::vector<double> predict_clicks(const Din& model, const CtrDataset& dataset, std::span<const std::int32_t> rows,
+                                   const TextVectors& texts, std::int64_t batch) {
   const std::vector<std::int32_t> of_row = texts.of(rows);
   return predict_clicks(model, dataset, rows, texts.values, of_row, batch);
 }

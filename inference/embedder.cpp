@@ -19,9 +19,11 @@ Pooling parse_pooling(std::string_view name) {
   throw UsageError(fmt::format("unknown pooling '{}'", name), "mean or cls");
 }
 
-Embedder::Embedder(const std::filesystem::path& folder, Device device, ComputeMode mode) : encoder_(TextEncoder::load(folder, device, mode)), tokenizer_(load_tokenizer(folder)) {
+Embedder::Embedder(const std::filesystem::path& folder, Device device, ComputeMode mode)
+    : encoder_(TextEncoder::load(folder, device, mode)), tokenizer_(load_tokenizer(folder)) {
   if (tokenizer_->vocabulary() > encoder_.config().vocabulary) {
-    throw InputError(fmt::format("{}: the tokeniser has {} word pieces, the encoder {}", folder.string(), tokenizer_->vocabulary(), encoder_.config().vocabulary),
+    throw InputError(fmt::format("{}: the tokeniser has {} word pieces, the encoder {}", folder.string(), tokenizer_->vocabulary(),
+                                 encoder_.config().vocabulary),
                      "tokenizer.json and model.safetensors belong to different models");
   }
 }
@@ -30,7 +32,8 @@ std::vector<std::int32_t> Embedder::pieces(std::string_view text, std::int64_t m
   std::vector<std::int32_t> ids = tokenizer_->encode(text, true);
   const std::int64_t ends = std::ssize(tokenizer_->with_ends({}));
   const std::int64_t most = std::min(max_pieces, encoder_.config().positions) - ends;
-  if (most < 0) throw UsageError(fmt::format("at most {} word pieces a text leave no room for the {} that mark its ends", max_pieces, ends));
+  if (most < 0)
+    throw UsageError(fmt::format("at most {} word pieces a text leave no room for the {} that mark its ends", max_pieces, ends));
   if (std::ssize(ids) > most) ids.resize(static_cast<std::size_t>(most));
   return tokenizer_->with_ends(std::move(ids));
 }

@@ -14,7 +14,8 @@ namespace expctr {
 namespace {
 
 // `draw` turns four words of random bits into two values.
-template <class Draw> Tensor drawn(const Initialiser& from, std::string_view name, const Shape& shape, Draw draw) {
+template <class Draw>
+Tensor drawn(const Initialiser& from, std::string_view name, const Shape& shape, Draw draw) {
   const RandomKey key = random_key(from.seed, "init/" + std::string(name));
   std::vector<double> values(static_cast<std::size_t>(shape.size()));
   for (std::size_t i = 0; i < values.size(); i += 2) {
@@ -25,7 +26,8 @@ template <class Draw> Tensor drawn(const Initialiser& from, std::string_view nam
     if (i + 1 < values.size()) values[i + 1] = pair.second;
   }
   if (from.dtype == DType::f64) return Tensor::of(values, shape, from.device);
-  if (from.dtype != DType::f32) throw Error(fmt::format("parameters of type {} are not initialised here", dtype_name(from.dtype)), "f32 or f64");
+  if (from.dtype != DType::f32)
+    throw Error(fmt::format("parameters of type {} are not initialised here", dtype_name(from.dtype)), "f32 or f64");
   return Tensor::of(std::vector<float>(values.begin(), values.end()), shape, from.device);
 }
 
@@ -92,7 +94,8 @@ std::vector<NamedTensor> snapshot(const std::vector<NamedTensor>& tensors) {
 void restore(const std::vector<NamedTensor>& tensors, const std::vector<NamedTensor>& values) {
   if (tensors.size() != values.size()) throw Error(fmt::format("restore: {} values for {} tensors", values.size(), tensors.size()));
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    if (tensors[i].name != values[i].name) throw Error(fmt::format("restore: '{}' where '{}' was expected", values[i].name, tensors[i].name));
+    if (tensors[i].name != values[i].name)
+      throw Error(fmt::format("restore: '{}' where '{}' was expected", values[i].name, tensors[i].name));
     tensors[i].tensor.copy_from(values[i].tensor);
   }
 }
@@ -108,8 +111,8 @@ void read_tensors(const Checkpoint& checkpoint, std::string_view prefix, const s
   for (const auto& [name, tensor] : tensors) {
     const NamedBlob& blob = checkpoint.tensor(fmt::format("{}{}", prefix, name));
     if (blob.dtype != tensor.dtype() || blob.shape != extents(tensor.shape())) {
-      throw InputError(fmt::format("{}: tensor '{}' is {} {}, expected {} {}", checkpoint.folder().string(), blob.name, dtype_name(blob.dtype), Shape(blob.shape).text(),
-                                   dtype_name(tensor.dtype()), tensor.shape().text()),
+      throw InputError(fmt::format("{}: tensor '{}' is {} {}, expected {} {}", checkpoint.folder().string(), blob.name,
+                                   dtype_name(blob.dtype), Shape(blob.shape).text(), dtype_name(tensor.dtype()), tensor.shape().text()),
                        "the checkpoint belongs to another configuration");
     }
     tensor.copy_from(Tensor::of_bytes(blob.bytes, tensor.shape(), tensor.dtype()));

@@ -13,7 +13,8 @@
 
 namespace expctr {
 
-/// Initial values on the host, from Philox under the key (seed, "init/" + name): a function of seed, name and shape alone. Values are drawn in float64 and rounded to dtype.
+/// Initial values on the host, from Philox under the key (seed, "init/" + name): a function of seed, name and shape alone. Values are drawn
+/// in float64 and rounded to dtype.
 struct Initialiser {
   std::uint64_t seed = 0;
   DType dtype = DType::f32;

@@ -15,7 +15,7 @@ namespace expctr {
 struct BenchOptions {
   Device device;
   ComputeMode mode = ComputeMode::f32;
-  int repeats = 5;                       ///< timed ones; one more comes before and is not counted
+  int repeats = 5;  ///< timed ones; one more comes before and is not counted
   std::string language_model = "smollm2", text_encoder = "minilm", data = "ml-100k";  ///< paths or assets
 };
 
@@ -27,10 +27,10 @@ struct Elapsed {
 /// What a repeat does: enough to make rates of its seconds.
 struct Work {
   std::string shape, mode = "f32", dtype = "f32";
-  double amount = 0;         ///< tokens, samples, ...; 0: the rate is not shown
-  std::string unit;          ///< "tokens/s"
-  double flops = 0;          ///< that the result needs, not those that were spent; 0: not counted
-  double bytes = 0;          ///< that must come from or go to memory; 0: not counted
+  double amount = 0;  ///< tokens, samples, ...; 0: the rate is not shown
+  std::string unit;   ///< "tokens/s"
+  double flops = 0;   ///< that the result needs, not those that were spent; 0: not counted
+  double bytes = 0;   ///< that must come from or go to memory; 0: not counted
 };
 
 /// A benchmark that is set up and checked: `once` runs one repeat.
@@ -60,8 +60,9 @@ struct Ceilings {
 };
 Ceilings measure_ceilings();
 
-/// Runs a benchmark; the fields of `bench --json` (docs/cli.md) plus cpu_seconds_min. of_ceiling is the larger of gflops and gbps as shares of the
-/// ceilings (null on CUDA, whose ceilings are not measured); peak_bytes is the process's largest resident set since the benchmark began.
+/// Runs a benchmark; the fields of `bench --json` (docs/cli.md) plus cpu_seconds_min. of_ceiling is the larger of gflops and gbps as shares
+/// of the ceilings (null on CUDA, whose ceilings are not measured); peak_bytes is the process's largest resident set since the benchmark
+/// began.
 nlohmann::json run_bench(const Bench& bench, const BenchOptions& options, const Ceilings& ceilings);
 
 // By file.

@@ -1,4 +1,5 @@
-// DIN on MovieLens-100K, batch 2048: training steps on batches that are ready, the same with the batches cut from the data, and reading the data.
+// DIN on MovieLens-100K, batch 2048: training steps on batches that are ready, the same with the batches cut from the data, and reading the
+// data.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -50,7 +51,8 @@ class DinTraining {
   LabelledBatch cut(std::int64_t index) {
     const std::vector<std::int32_t>& train = data_.rows.rows_of(Split::train);
     rows_.clear();
-    for (const std::int32_t place : order_.batch(index % (std::ssize(train) / config_.batch), config_.batch)) rows_.push_back(train[static_cast<std::size_t>(place)]);
+    for (const std::int32_t place : order_.batch(index % (std::ssize(train) / config_.batch), config_.batch))
+      rows_.push_back(train[static_cast<std::size_t>(place)]);
     data_.rows.fill(rows_, ids_);
     return {din_batch(ids_, model_.options(), {}, {}, DType::f32, device_), Tensor::of(ids_.label, {ids_.rows}, device_)};
   }
@@ -60,7 +62,8 @@ class DinTraining {
     double loss = 0;
     {
       Tape tape;
-      const Tensor mean = mean_all(bce_with_logits(model_.forward(ready.batch, {true, {}, {0, static_cast<std::uint32_t>(adam_.steps()), 0}}).logit, ready.labels));
+      const Tensor mean = mean_all(
+          bce_with_logits(model_.forward(ready.batch, {true, {}, {0, static_cast<std::uint32_t>(adam_.steps()), 0}}).logit, ready.labels));
       tape.backward(mean);
       loss = static_cast<double>(mean.item());
     }
@@ -91,20 +94,26 @@ ReadyBench prepare_din(const BenchOptions& options, bool ready_batches) {
   check_close("ctr/din", first, std::log(2.0), 0.1);
   double last = first;
   for (int i = 0; i < 3; ++i) last = training->step(batches[0]);
-  if (!(last < first)) throw Error(fmt::format("ctr/din: the loss went from {} to {} in three steps", first, last), "run the tests: make test");
+  if (!(last < first))
+    throw Error(fmt::format("ctr/din: the loss went from {} to {} in three steps", first, last), "run the tests: make test");
   const auto next = std::make_shared<std::int64_t>(0);
   const auto body = [=] {
-    for (std::int64_t i = 0; i < steps_of_repeat; ++i) training->step(ready_batches ? batches[static_cast<std::size_t>(i)] : training->cut((*next)++));
+    for (std::int64_t i = 0; i < steps_of_repeat; ++i)
+      training->step(ready_batches ? batches[static_cast<std::size_t>(i)] : training->cut((*next)++));
   };
   const std::int64_t samples = steps_of_repeat * training->batch_rows();
-  return {{.shape = fmt::format("{}x{} history 50", steps_of_repeat, training->batch_rows()), .amount = static_cast<double>(samples), .unit = "samples/s"}, timed(options.device, body)};
+  return {{.shape = fmt::format("{}x{} history 50", steps_of_repeat, training->batch_rows()),
+           .amount = static_cast<double>(samples),
+           .unit = "samples/s"},
+          timed(options.device, body)};
 }
 
 ReadyBench prepare_reading(const BenchOptions& options) {
   const std::filesystem::path place = resolve_asset(options.data);
   const auto load = [place] { return load_ctr_data(place, CtrDataConfig{}, bench_config()); };
   const std::int64_t rows = load().rows.rows();
-  return {{.shape = fmt::format("{} rows", rows), .amount = static_cast<double>(rows), .unit = "rows/s"}, timed(cpu_device, [load] { load(); })};
+  return {{.shape = fmt::format("{} rows", rows), .amount = static_cast<double>(rows), .unit = "rows/s"},
+          timed(cpu_device, [load] { load(); })};
 }
 
 }  // namespace

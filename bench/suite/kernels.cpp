@@ -52,8 +52,8 @@ ReadyBench prepare_rms_norm(const BenchOptions& options) {
 
 ReadyBench prepare_adamw(const BenchOptions& options) {
   constexpr std::int64_t count = 10000000;
-  AdamSlot slot{random_tensor("p", {count}, options.device), random_tensor("g", {count}, options.device), Tensor::zeros({count}, DType::f32, options.device),
-                Tensor::zeros({count}, DType::f32, options.device)};
+  AdamSlot slot{random_tensor("p", {count}, options.device), random_tensor("g", {count}, options.device),
+                Tensor::zeros({count}, DType::f32, options.device), Tensor::zeros({count}, DType::f32, options.device)};
   const AdamOptions adam{1e-3, 0.9, 0.999, 1e-8, 0.01};
   const auto first = [](const Tensor& t) { return host(t.slice_rows(0, 1))[0]; };
   const double p = first(slot.parameter), g = first(slot.gradient);
@@ -103,7 +103,10 @@ ReadyBench prepare_cross_entropy(const BenchOptions& options) {
   const Tensor targets = Tensor::of(ids, {head_rows}, options.device);
   const std::vector<double> row = host_row(logits, 7);
   check_close("cross_entropy", host(log_probability(logits, targets))[7], row[static_cast<std::size_t>(ids[7])] - log_sum_exp(row), 1e-4);
-  return {{.shape = fmt::format("{}x{}", head_rows, vocabulary), .amount = head_rows, .unit = "tokens/s", .bytes = 4.0 * head_rows * vocabulary},
+  return {{.shape = fmt::format("{}x{}", head_rows, vocabulary),
+           .amount = head_rows,
+           .unit = "tokens/s",
+           .bytes = 4.0 * head_rows * vocabulary},
           timed(options.device, [=] { log_probability(logits, targets); })};
 }
 
@@ -120,11 +123,13 @@ ReadyBench prepare_linear_cross_entropy(const BenchOptions& options) {
     std::vector<double> logits;
     for (std::int64_t n = 0; n < vocabulary; ++n) {
       double sum = 0;
-      for (std::int64_t i = 0; i < head_width; ++i) sum += state[static_cast<std::size_t>(i)] * matrix[static_cast<std::size_t>(n * head_width + i)];
+      for (std::int64_t i = 0; i < head_width; ++i)
+        sum += state[static_cast<std::size_t>(i)] * matrix[static_cast<std::size_t>(n * head_width + i)];
       logits.push_back(sum);
     }
     const double expected = logits[static_cast<std::size_t>(ids[7])] - log_sum_exp(logits);
-    check_close("linear_cross_entropy", host(linear_cross_entropy(x, weight, targets).log_probability)[7], expected, options.mode == ComputeMode::f32 ? 1e-4 : 0.1);
+    check_close("linear_cross_entropy", host(linear_cross_entropy(x, weight, targets).log_probability)[7], expected,
+                options.mode == ComputeMode::f32 ? 1e-4 : 0.1);
   }
   return {{.shape = fmt::format("{}x{}x{}", head_rows, vocabulary, head_width),
            .mode = mode_name(options.mode),
@@ -147,7 +152,8 @@ Bench matmul_bench(std::int64_t m, std::int64_t n, std::int64_t k, ComputeMode m
     std::function<Tensor()> product = [=] { return matmul(x, w, false, true); };
     if (mode != ComputeMode::f32) product = [x, weight = FrozenWeight(w, mode)] { return linear_frozen(x, weight); };
     const double expected = dot(host_row(x, m / 2), host_row(w, n / 3));
-    check_close(name, host_row(product(), m / 2)[static_cast<std::size_t>(n / 3)], expected, (mode == ComputeMode::f32 ? 1e-5 : 1e-2) * std::sqrt(static_cast<double>(k)));
+    check_close(name, host_row(product(), m / 2)[static_cast<std::size_t>(n / 3)], expected,
+                (mode == ComputeMode::f32 ? 1e-5 : 1e-2) * std::sqrt(static_cast<double>(k)));
     const double weight_bytes = (mode == ComputeMode::f32 ? 4.0 : mode == ComputeMode::bf16 ? 2.0 : 1.0) * static_cast<double>(n * k);
     return {{.shape = fmt::format("{}x{}x{}", m, n, k),
              .mode = mode_name(mode),
@@ -163,8 +169,14 @@ Bench matmul_bench(std::int64_t m, std::int64_t n, std::int64_t k, ComputeMode m
 
 std::vector<Bench> kernel_benches() {
   std::vector<Bench> benches;
-  for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{
-           {512, 512, 512}, {1024, 1024, 1024}, {2048, 2048, 2048}, {1024, 576, 576}, {1024, 1536, 576}, {1024, 576, 1536}, {1024, 49152, 576}, {1, 49152, 576}})
+  for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{{512, 512, 512},
+                                                                        {1024, 1024, 1024},
+                                                                        {2048, 2048, 2048},
+                                                                        {1024, 576, 576},
+                                                                        {1024, 1536, 576},
+                                                                        {1024, 576, 1536},
+                                                                        {1024, 49152, 576},
+                                                                        {1, 49152, 576}})
     benches.push_back(matmul_bench(m, n, k, ComputeMode::f32));
   benches.push_back({"rms_norm", "norm", prepare_rms_norm});
   benches.push_back({"adamw", "optim", prepare_adamw});

@@ -26,11 +26,13 @@ ModelWork count_model(const Decoder& decoder) {
   const DecoderLayer& layer = decoder.layers().front();
   for (const Linear* linear : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
     work.layer_flops += 2.0 * static_cast<double>(linear->inputs() * linear->outputs());
-    work.weight_bytes += static_cast<double>(config.layers) * static_cast<double>(linear->is_frozen() ? linear->frozen_weight().bytes() : linear->weight().bytes());
+    work.weight_bytes += static_cast<double>(config.layers) *
+                         static_cast<double>(linear->is_frozen() ? linear->frozen_weight().bytes() : linear->weight().bytes());
   }
   work.body_flops = static_cast<double>(config.layers) * work.layer_flops;
   work.head_flops = 2.0 * static_cast<double>(config.width * config.vocabulary);
-  work.weight_bytes += static_cast<double>(decoder.head().is_frozen() ? decoder.head().frozen_weight().bytes() : decoder.head().weight().bytes());
+  work.weight_bytes +=
+      static_cast<double>(decoder.head().is_frozen() ? decoder.head().frozen_weight().bytes() : decoder.head().weight().bytes());
   const bool frozen = layer.q.is_frozen();
   const DType dtype = frozen ? layer.q.frozen_weight().packed().dtype : layer.q.weight().dtype();
   const ComputeMode mode = frozen ? layer.q.frozen_weight().packed().mode : ComputeMode::f32;
@@ -40,7 +42,9 @@ ModelWork count_model(const Decoder& decoder) {
   return work;
 }
 
-std::int64_t bench_pages(std::int64_t batch, std::int64_t tokens) { return (KvCache::pages_for(tokens) + 1) * (batch + 2) + KvCache::pages_for(forward_token_budget) * 2; }
+std::int64_t bench_pages(std::int64_t batch, std::int64_t tokens) {
+  return (KvCache::pages_for(tokens) + 1) * (batch + 2) + KvCache::pages_for(forward_token_budget) * 2;
+}
 
 namespace {
 
@@ -65,7 +69,8 @@ std::int32_t likeliest(const Decoder& decoder, const Tokens& prompt) {
   const NoGradient off;
   const auto n = static_cast<std::int64_t>(prompt.size());
   const std::int64_t lengths[] = {n};
-  const Tensor hidden = decoder.blocks(0, decoder.config().layers, decoder.embed(Tensor::of(prompt, {n}, decoder.device())), whole_sequences(lengths, decoder.device()));
+  const Tensor hidden = decoder.blocks(0, decoder.config().layers, decoder.embed(Tensor::of(prompt, {n}, decoder.device())),
+                                       whole_sequences(lengths, decoder.device()));
   const std::vector<float> logits = decoder.logits(decoder.normalise(hidden.slice_rows(n - 1, 1))).to(cpu_device).to_vector<float>();
   for (const float logit : logits)
     if (!std::isfinite(logit)) throw Error("the model's logits are not finite", "run expctr_engine doctor");
@@ -92,7 +97,12 @@ ReadyBench prepare_prefill(const BenchOptions& options) {
   check_decoding("llm/prefill_512", *decoder);
   const ModelWork model = count_model(*decoder);
   const Tokens prompt = random_ids("prefill", tokens, decoder->config().vocabulary);
-  return {{.shape = fmt::format("1x{}", tokens), .mode = model.mode, .dtype = model.dtype, .amount = tokens, .unit = "tokens/s", .flops = tokens * model.body_flops + model.head_flops},
+  return {{.shape = fmt::format("1x{}", tokens),
+           .mode = model.mode,
+           .dtype = model.dtype,
+           .amount = tokens,
+           .unit = "tokens/s",
+           .flops = tokens * model.body_flops + model.head_flops},
           timed(options.device, [decoder, prompt] { likeliest(*decoder, prompt); })};
 }
 
@@ -152,9 +162,15 @@ ReadyBench prepare_lora_step(const BenchOptions& options) {
   const double first = step();
   double last = first;
   for (int i = 0; i < 2; ++i) last = step();
-  if (!std::isfinite(last) || last >= first) throw Error(fmt::format("llm/lora_step_8x128: the loss went from {} to {} in two steps", first, last), "run the tests: make test");
+  if (!std::isfinite(last) || last >= first)
+    throw Error(fmt::format("llm/lora_step_8x128: the loss went from {} to {} in two steps", first, last), "run the tests: make test");
   // Forward and the gradient of the activations; the adapter's own products are a hundredth of it.
-  return {{.shape = fmt::format("{}x{}", batch, length), .mode = model.mode, .dtype = model.dtype, .amount = tokens, .unit = "tokens/s", .flops = 2.0 * tokens * (model.body_flops + model.head_flops)},
+  return {{.shape = fmt::format("{}x{}", batch, length),
+           .mode = model.mode,
+           .dtype = model.dtype,
+           .amount = tokens,
+           .unit = "tokens/s",
+           .flops = 2.0 * tokens * (model.body_flops + model.head_flops)},
           timed(options.device, [step] { step(); })};
 }
 
@@ -162,12 +178,15 @@ ReadyBench prepare_embed(const BenchOptions& options, std::int64_t pieces) {
   constexpr std::int64_t batch = 64;
   const auto embedder = std::make_shared<const Embedder>(resolve_asset(options.text_encoder), options.device, options.mode);
   std::vector<std::vector<std::int32_t>> texts;
-  for (std::int64_t i = 0; i < batch; ++i) texts.push_back(random_ids(fmt::format("text {}", i), pieces, std::min<std::int64_t>(30000, embedder->encoder().config().vocabulary)));
+  for (std::int64_t i = 0; i < batch; ++i)
+    texts.push_back(random_ids(fmt::format("text {}", i), pieces, std::min<std::int64_t>(30000, embedder->encoder().config().vocabulary)));
   EmbedOptions embedding;
   embedding.batch_pieces = batch * pieces;
   // A text alone and among others gives the same vector.
-  const float together = embedder->of_pieces(texts, embedding).to_vector<float>()[0], alone = embedder->of_pieces({texts[0]}, embedding).to_vector<float>()[0];
-  check_close(fmt::format("llm/embed_{}", pieces), static_cast<double>(together), static_cast<double>(alone), options.device.is_cuda() ? 1e-4 : 0.0);
+  const float together = embedder->of_pieces(texts, embedding).to_vector<float>()[0],
+              alone = embedder->of_pieces({texts[0]}, embedding).to_vector<float>()[0];
+  check_close(fmt::format("llm/embed_{}", pieces), static_cast<double>(together), static_cast<double>(alone),
+              options.device.is_cuda() ? 1e-4 : 0.0);
   return {{.shape = fmt::format("{}x{}", batch, pieces), .mode = mode_name(options.mode), .amount = batch, .unit = "sentences/s"},
           timed(options.device, [=] { embedder->of_pieces(texts, embedding); })};
 }

@@ -1,4 +1,7 @@
-// One PPO step of a LoRA policy: rollout, reference, update. Batch 16, prompts of 160 tokens, 48 new ones, mini-batches of 4, 4 epochs, rank 8 on q and v.
+// One PPO step of a LoRA policy: rollout, reference, update. Batch 16, prompts of 160 tokens, 48 new ones, mini-batches of 4, 4 epochs,
+// rank 8 on q and v.
+#include "trainers/rl/ppo.h"
+
 #include <fmt/format.h>
 
 #include "base/error.h"
@@ -6,7 +9,6 @@
 #include "bench/suite/measure.h"
 #include "engine/autograd/tape.h"
 #include "inference/generator.h"
-#include "trainers/rl/ppo.h"
 
 namespace expctr {
 
@@ -20,7 +22,8 @@ PpoStatistics ppo_step(const Decoder& decoder, Policy& policy, const PpoConfig& 
   PrefixStore store(decoder, split, 0, bench_pages(batch, prompt_tokens + new_tokens));
   std::vector<GenerationRequest> requests;
   for (std::int64_t i = 0; i < batch; ++i)
-    requests.push_back({random_ids(fmt::format("prompt {}", i), prompt_tokens, decoder.config().vocabulary), static_cast<std::uint32_t>(i)});
+    requests.push_back(
+        {random_ids(fmt::format("prompt {}", i), prompt_tokens, decoder.config().vocabulary), static_cast<std::uint32_t>(i)});
   GenerationOptions generation;
   generation.max_new_tokens = new_tokens;
   generation.batch = batch;
@@ -66,8 +69,10 @@ ReadyBench prepare_ppo(const BenchOptions& options, std::int64_t adapted_layers)
     synchronise(device);
     return watch.elapsed();
   };
-  // Rollout: all blocks once; reference: the adapted ones; update: four epochs of these, forward and the gradient of activations. Logits of responses only.
-  const double upper = static_cast<double>(adapted) * model.layer_flops, tokens = batch * (prompt_tokens + new_tokens), answers = batch * new_tokens;
+  // Rollout: all blocks once; reference: the adapted ones; update: four epochs of these, forward and the gradient of activations. Logits of
+  // responses only.
+  const double upper = static_cast<double>(adapted) * model.layer_flops, tokens = batch * (prompt_tokens + new_tokens),
+               answers = batch * new_tokens;
   const double passes = 1 + 2.0 * static_cast<double>(config.epochs);
   return {{.shape = fmt::format("{}x{}x{}", batch, prompt_tokens, new_tokens),
            .mode = model.mode,

@@ -13,7 +13,8 @@ namespace expctr {
 Adam::Adam(std::vector<NamedTensor> parameters, const AdamOptions& options) : parameters_(std::move(parameters)), options_(options) {
   std::set<std::string> names;
   for (const auto& [name, tensor] : parameters_) {
-    if (!tensor.requires_gradient()) throw Error(fmt::format("Adam: parameter '{}' does not require a gradient", name), "call require_gradient() on it first");
+    if (!tensor.requires_gradient())
+      throw Error(fmt::format("Adam: parameter '{}' does not require a gradient", name), "call require_gradient() on it first");
     if (!names.insert(name).second) throw Error(fmt::format("Adam: two parameters are called '{}'", name));
     first_.push_back(Tensor::zeros(tensor.shape(), tensor.dtype(), tensor.device()));
     second_.push_back(Tensor::zeros(tensor.shape(), tensor.dtype(), tensor.device()));
@@ -37,8 +38,10 @@ void Adam::clear_gradients() const {
 
 std::vector<NamedTensor> Adam::state(std::string_view prefix) const {
   std::vector<NamedTensor> result;
-  for (std::size_t i = 0; i < parameters_.size(); ++i) result.push_back({fmt::format("{}first_moment/{}", prefix, parameters_[i].name), first_[i]});
-  for (std::size_t i = 0; i < parameters_.size(); ++i) result.push_back({fmt::format("{}second_moment/{}", prefix, parameters_[i].name), second_[i]});
+  for (std::size_t i = 0; i < parameters_.size(); ++i)
+    result.push_back({fmt::format("{}first_moment/{}", prefix, parameters_[i].name), first_[i]});
+  for (std::size_t i = 0; i < parameters_.size(); ++i)
+    result.push_back({fmt::format("{}second_moment/{}", prefix, parameters_[i].name), second_[i]});
   return result;
 }
 

@@ -26,7 +26,8 @@ class Adam {
   /// Steps done; what a checkpoint keeps beside state().
   std::int64_t steps() const { return steps_; }
   void set_steps(std::int64_t steps) { steps_ = steps; }
-  /// The moments as handles, "<prefix>first_moment/<parameter>" and "<prefix>second_moment/<parameter>": to be saved, or written into on loading.
+  /// The moments as handles, "<prefix>first_moment/<parameter>" and "<prefix>second_moment/<parameter>": to be saved, or written into on
+  /// loading.
   std::vector<NamedTensor> state(std::string_view prefix = "adam/") const;
 
  private:
@@ -39,7 +40,8 @@ class Adam {
 /// Global norm of the gradients of all parameters; a parameter without one counts as zero.
 double gradient_norm(const std::vector<NamedTensor>& parameters);
 
-/// min(1, most / (norm + 1e-6)): the factor for Adam::step that clips to the norm `most`; 1 where most <= 0 (no clipping). Source: torch.nn.utils.clip_grad_norm_.
+/// min(1, most / (norm + 1e-6)): the factor for Adam::step that clips to the norm `most`; 1 where most <= 0 (no clipping). Source:
+/// torch.nn.utils.clip_grad_norm_.
 double clip_factor(double norm, double most);
 
 }  // namespace expctr

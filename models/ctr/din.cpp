@@ -35,7 +35,8 @@ std::int64_t DinOptions::item_width() const { return embedding * item_fields(*th
 Din::Din(const DinOptions& options, std::uint64_t seed, DType dtype, Device device) : options_(options), dtype_(dtype), device_(device) {
   const std::int64_t items = item_fields(options);
   if (items == 0) throw UsageError("DIN: no field describes the item", "the history is made of item fields");
-  if (options.attention.empty() || options.embedding < 1) throw UsageError("DIN: the attention MLP needs a hidden layer and the embedding a width");
+  if (options.attention.empty() || options.embedding < 1)
+    throw UsageError("DIN: the attention MLP needs a hidden layer and the embedding a width");
   if (options.text_width > 0 && options.adapter.empty()) throw UsageError("DIN: the text adapter has no layers");
 
   const Initialiser initial{seed, dtype, device};
@@ -63,7 +64,8 @@ void Din::check(const DinBatch& batch) const {
     throw ShapeError(fmt::format("DIN: {} is {}, expected {}", what, got, wanted), "build the batch for the model's own fields");
   };
   if (batch.fields.size() != options_.fields.size()) fail("the number of fields", std::ssize(batch.fields), std::ssize(options_.fields));
-  if (std::ssize(batch.history_fields) != item_fields(options_)) fail("the number of history fields", std::ssize(batch.history_fields), item_fields(options_));
+  if (std::ssize(batch.history_fields) != item_fields(options_))
+    fail("the number of history fields", std::ssize(batch.history_fields), item_fields(options_));
   require_shape("DIN", "history_entry", batch.history_entry, {batch.rows * batch.history});
   require_shape("DIN", "mask", batch.mask, {batch.rows, batch.history});
   if (options_.text_width > 0 && batch.text.defined()) {
@@ -93,7 +95,8 @@ Tensor Din::attention_scores(const Tensor& target, const Tensor& history, const 
   return attention_.after_first(z.reshape({rows * positions, width}), mode).reshape({rows, positions});
 }
 
-// Masked raw scores, or their softmax over valid positions. A row without history has no masked position: its weights are 1 / T on zero vectors.
+// Masked raw scores, or their softmax over valid positions. A row without history has no masked position: its weights are 1 / T on zero
+// vectors.
 Tensor Din::attention_weights(const Tensor& scores, const DinBatch& batch) const {
   const Tensor masked = multiply(scores, batch.mask);
   if (!options_.softmax) return masked;
@@ -120,7 +123,8 @@ DinOutput Din::forward(const DinBatch& batch, const CtrMode& mode) const {
     (options_.fields[i].of_item ? target_parts : other_parts).push_back(vectors.back());
     if (options_.fields[i].of_item) history_parts.push_back(embed(i, batch.history_fields[history_parts.size()]));
   }
-  // The label of padding starts at zero and is trained like the others: padded positions enter Dice's statistics. The reference values have it so.
+  // The label of padding starts at zero and is trained like the others: padded positions enter Dice's statistics. The reference values have
+  // it so.
   if (options_.map_layer) history_parts.push_back(gather(label_table_, batch.history_label));
   const Tensor target = concat_columns(target_parts);
   const Tensor raw = concat_columns(history_parts);

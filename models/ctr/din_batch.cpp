@@ -37,17 +37,21 @@ class EntryIndex {
 
  private:
   std::uint64_t hash(std::int64_t position) const {
-    std::uint64_t h = arrays_.history_label.empty() ? 0 : static_cast<std::uint64_t>(arrays_.history_label[static_cast<std::size_t>(position)]);
+    std::uint64_t h =
+        arrays_.history_label.empty() ? 0 : static_cast<std::uint64_t>(arrays_.history_label[static_cast<std::size_t>(position)]);
     for (const FieldArray& field : arrays_.history_fields) {
       for (std::int64_t c = 0; c < field.width; ++c) {
-        h = (std::rotl(h, 23) ^ static_cast<std::uint32_t>(field.ids[static_cast<std::size_t>(position * field.width + c)])) * 0x9E3779B97F4A7C15ull;
+        h = (std::rotl(h, 23) ^ static_cast<std::uint32_t>(field.ids[static_cast<std::size_t>(position * field.width + c)])) *
+            0x9E3779B97F4A7C15ull;
       }
     }
     return splitmix64(h);
   }
 
   bool same(std::int64_t a, std::int64_t b) const {
-    if (!arrays_.history_label.empty() && arrays_.history_label[static_cast<std::size_t>(a)] != arrays_.history_label[static_cast<std::size_t>(b)]) return false;
+    if (!arrays_.history_label.empty() &&
+        arrays_.history_label[static_cast<std::size_t>(a)] != arrays_.history_label[static_cast<std::size_t>(b)])
+      return false;
     return std::ranges::all_of(arrays_.history_fields, [&](const FieldArray& field) {
       const auto* ids = field.ids.data();
       return std::equal(ids + a * field.width, ids + (a + 1) * field.width, ids + b * field.width);
@@ -85,7 +89,8 @@ Tensor floats(const std::vector<float>& values, const Shape& shape, DType dtype,
 
 void check_field(const char* kind, std::size_t index, const FieldArray& field, std::int64_t entries) {
   if (field.width < 1 || std::ssize(field.ids) != entries * field.width) {
-    throw ShapeError(fmt::format("DIN: {} field {} has {} ids of width {}, expected {} entries", kind, index, field.ids.size(), field.width, entries));
+    throw ShapeError(
+        fmt::format("DIN: {} field {} has {} ids of width {}, expected {} entries", kind, index, field.ids.size(), field.width, entries));
   }
 }
 
@@ -97,7 +102,8 @@ DinBatch make_din_batch(const DinArrays& arrays, const DinOptions& options, DTyp
   for (std::size_t i = 0; i < arrays.history_fields.size(); ++i) check_field("history", i, arrays.history_fields[i], positions);
   if (arrays.history_fields.empty()) throw ShapeError("DIN: no history fields");
   if (options.map_layer && std::ssize(arrays.history_label) != positions) {
-    throw ShapeError(fmt::format("DIN: {} history labels, expected {}", arrays.history_label.size(), positions), "the map layer reads a label for each history position");
+    throw ShapeError(fmt::format("DIN: {} history labels, expected {}", arrays.history_label.size(), positions),
+                     "the map layer reads a label for each history position");
   }
 
   DinBatch batch;

@@ -18,10 +18,10 @@ struct FieldArray {
 /// Ids of a batch in host memory. A history position whose first item field is 0 is padding.
 struct DinArrays {
   std::int64_t rows = 0, history = 0;
-  std::vector<FieldArray> fields;                ///< [rows, width] each
-  std::vector<FieldArray> history_fields;        ///< [rows * history, width] each
-  std::span<const std::int32_t> history_label;   ///< [rows * history]; empty without map layer
-  std::span<const std::int32_t> sample_ids;      ///< [rows]; may be empty when nothing is dropped
+  std::vector<FieldArray> fields;               ///< [rows, width] each
+  std::vector<FieldArray> history_fields;       ///< [rows * history, width] each
+  std::span<const std::int32_t> history_label;  ///< [rows * history]; empty without map layer
+  std::span<const std::int32_t> sample_ids;     ///< [rows]; may be empty when nothing is dropped
 };
 
 /// Builds DinBatch without text. Equal history positions become one entry; entries are numbered by first appearance.

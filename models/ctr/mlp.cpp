@@ -64,7 +64,8 @@ void Mlp::add_parameters(std::vector<NamedTensor>& to) const {
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     to.push_back({fmt::format("{}.{}.weight", name_, i), layers_[i].weight()});
     to.push_back({fmt::format("{}.{}.bias", name_, i), layers_[i].bias()});
-    if (i < activations_.size() && activations_[i].alpha.defined()) to.push_back({fmt::format("{}.alpha{}", name_, i), activations_[i].alpha});
+    if (i < activations_.size() && activations_[i].alpha.defined())
+      to.push_back({fmt::format("{}.alpha{}", name_, i), activations_[i].alpha});
   }
 }
 

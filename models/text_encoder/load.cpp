@@ -20,8 +20,10 @@ std::int64_t positive_integer(const nlohmann::json& config, const char* key, con
   constexpr std::int64_t most = std::int64_t{1} << 24;  // products of two stay far from overflow
   const auto at = config.find(key);
   if (at == config.end() || !at->is_number_integer() || at->get<double>() < 1 || at->get<double>() > static_cast<double>(most)) {
-    throw InputError(fmt::format("{}: '{}' is {}, expected an integer from 1 to {}", file, key, at == config.end() ? "missing" : at->dump().substr(0, 80), most),
-                     "this is not the config.json of a BERT-type encoder; a sentence-transformers folder keeps another one for its pooling in 1_Pooling/");
+    throw InputError(fmt::format("{}: '{}' is {}, expected an integer from 1 to {}", file, key,
+                                 at == config.end() ? "missing" : at->dump().substr(0, 80), most),
+                     "this is not the config.json of a BERT-type encoder; a sentence-transformers folder keeps another one for its pooling "
+                     "in 1_Pooling/");
   }
   return at->get<std::int64_t>();
 }
@@ -29,7 +31,8 @@ std::int64_t positive_integer(const nlohmann::json& config, const char* key, con
 void require_text(const nlohmann::json& config, const char* key, const char* wanted, const std::string& file) {
   const auto at = config.find(key);
   if (at != config.end() && *at != wanted) {
-    throw InputError(fmt::format("{}: '{}' is {}, expected \"{}\"", file, key, at->dump().substr(0, 80), wanted), "only this form is supported");
+    throw InputError(fmt::format("{}: '{}' is {}, expected \"{}\"", file, key, at->dump().substr(0, 80), wanted),
+                     "only this form is supported");
   }
 }
 
@@ -38,7 +41,8 @@ void require_text(const nlohmann::json& config, const char* key, const char* wan
 TextEncoderConfig TextEncoderConfig::load(const std::filesystem::path& config_json) {
   const std::string file = config_json.string();
   const MappedFile mapped(config_json);
-  const nlohmann::json config = parse_checked_json(std::string_view(reinterpret_cast<const char*>(mapped.bytes().data()), mapped.bytes().size()), file, 32);
+  const nlohmann::json config =
+      parse_checked_json(std::string_view(reinterpret_cast<const char*>(mapped.bytes().data()), mapped.bytes().size()), file, 32);
   if (!config.is_object()) throw InputError(file + ": not a JSON object");
   require_text(config, "hidden_act", "gelu", file);
   require_text(config, "position_embedding_type", "absolute", file);
@@ -50,9 +54,11 @@ TextEncoderConfig TextEncoderConfig::load(const std::filesystem::path& config_js
   result.intermediate = positive_integer(config, "intermediate_size", file);
   result.positions = positive_integer(config, "max_position_embeddings", file);
   result.types = positive_integer(config, "type_vocab_size", file);
-  if (result.width % result.heads != 0) throw InputError(fmt::format("{}: {} heads do not divide the width {}", file, result.heads, result.width));
+  if (result.width % result.heads != 0)
+    throw InputError(fmt::format("{}: {} heads do not divide the width {}", file, result.heads, result.width));
   if (const auto at = config.find("layer_norm_eps"); at != config.end()) {
-    if (!at->is_number() || !(at->get<double>() > 0.0) || !std::isfinite(at->get<double>())) throw InputError(fmt::format("{}: 'layer_norm_eps' is {}", file, at->dump().substr(0, 80)));
+    if (!at->is_number() || !(at->get<double>() > 0.0) || !std::isfinite(at->get<double>()))
+      throw InputError(fmt::format("{}: 'layer_norm_eps' is {}", file, at->dump().substr(0, 80)));
     result.layer_norm_epsilon = at->get<double>();
   }
   return result;
@@ -72,7 +78,8 @@ class TextEncoderLoader {
     encoder.config_ = TextEncoderConfig::load(folder_ / "config.json");
     const TextEncoderConfig& c = encoder.config_;
     // Layers beyond what the file can hold: refuse before reading the rest.
-    if (c.layers > std::ssize(file_.tensors())) throw InputError(fmt::format("{}: {} layers, but only {} tensors in the file", folder_.string(), c.layers, file_.tensors().size()));
+    if (c.layers > std::ssize(file_.tensors()))
+      throw InputError(fmt::format("{}: {} layers, but only {} tensors in the file", folder_.string(), c.layers, file_.tensors().size()));
     encoder.word_ = tensor("embeddings.word_embeddings.weight", {c.vocabulary, c.width});
     encoder.position_ = tensor("embeddings.position_embeddings.weight", {c.positions, c.width});
     encoder.type_ = tensor("embeddings.token_type_embeddings.weight", {c.types, c.width});
@@ -116,7 +123,9 @@ class TextEncoderLoader {
     return host.to(device_);
   }
 
-  TextEncoder::Norm norm(const std::string& name, std::int64_t width) { return {tensor(name + ".weight", {width}), tensor(name + ".bias", {width})}; }
+  TextEncoder::Norm norm(const std::string& name, std::int64_t width) {
+    return {tensor(name + ".weight", {width}), tensor(name + ".bias", {width})};
+  }
 
   Linear linear(const std::string& name, std::int64_t outputs, std::int64_t inputs) {
     const Tensor weight = tensor(name + ".weight", {outputs, inputs}), bias = tensor(name + ".bias", {outputs});
@@ -130,7 +139,9 @@ class TextEncoderLoader {
   }
 
   void finish() {
-    const auto tolerated = [&](const std::string& name) { return name.starts_with(prefix_ + "pooler.") || name == prefix_ + "embeddings.position_ids"; };
+    const auto tolerated = [&](const std::string& name) {
+      return name.starts_with(prefix_ + "pooler.") || name == prefix_ + "embeddings.position_ids";
+    };
     for (const TensorInfo& info : file_.tensors()) {
       if (!expected_.contains(info.name) && !tolerated(info.name)) complaints_.push_back(fmt::format("{} is not expected", info.name));
     }
@@ -154,6 +165,8 @@ class TextEncoderLoader {
   std::vector<std::string> complaints_;
 };
 
-TextEncoder TextEncoder::load(const std::filesystem::path& folder, Device device, ComputeMode mode) { return TextEncoderLoader(folder, device, mode).load(); }
+TextEncoder TextEncoder::load(const std::filesystem::path& folder, Device device, ComputeMode mode) {
+  return TextEncoderLoader(folder, device, mode).load();
+}
 
 }  // namespace expctr

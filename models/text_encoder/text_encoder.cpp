@@ -21,28 +21,34 @@ PackedPieces pack_pieces(const std::vector<std::vector<std::int32_t>>& sequences
     ids.insert(ids.end(), sequence.begin(), sequence.end());
     offsets.push_back(static_cast<std::int32_t>(ids.size()));
   }
-  return {Tensor::of(ids, {std::ssize(ids)}, device), Tensor::of(positions, {std::ssize(positions)}, device), Tensor::of(offsets, {std::ssize(offsets)}, device)};
+  return {Tensor::of(ids, {std::ssize(ids)}, device), Tensor::of(positions, {std::ssize(positions)}, device),
+          Tensor::of(offsets, {std::ssize(offsets)}, device)};
 }
 
 Tensor TextEncoder::word_embeddings(const PackedPieces& pieces) const {
   for (const std::int32_t id : pieces.ids.to_vector<std::int32_t>()) {
     if (id < 0 || id >= config_.vocabulary) {
-      throw Error(fmt::format("text encoder: word piece {} is not in the vocabulary of {}", id, config_.vocabulary), "use the tokeniser that came with the model");
+      throw Error(fmt::format("text encoder: word piece {} is not in the vocabulary of {}", id, config_.vocabulary),
+                  "use the tokeniser that came with the model");
     }
   }
   return gather(word_, pieces.ids);
 }
 
-Tensor TextEncoder::normalised(const Tensor& x, const Norm& norm) const { return layer_norm(x, norm.gain, norm.bias, config_.layer_norm_epsilon); }
+Tensor TextEncoder::normalised(const Tensor& x, const Norm& norm) const {
+  return layer_norm(x, norm.gain, norm.bias, config_.layer_norm_epsilon);
+}
 
 Tensor TextEncoder::hidden(const Tensor& words, const PackedPieces& pieces) const {
   require_shape("text encoder", "words", words, {pieces.ids.dim(0), config_.width});
   const auto positions = pieces.positions.to_vector<std::int32_t>();
-  if (const auto longest = std::max_element(positions.begin(), positions.end()); longest != positions.end() && *longest >= config_.positions) {
-    throw ShapeError(fmt::format("text encoder: a sequence of {} word pieces, the model has {} positions", *longest + 1, config_.positions), "cut the texts");
+  if (const auto longest = std::max_element(positions.begin(), positions.end());
+      longest != positions.end() && *longest >= config_.positions) {
+    throw ShapeError(fmt::format("text encoder: a sequence of {} word pieces, the model has {} positions", *longest + 1, config_.positions),
+                     "cut the texts");
   }
-  const AttentionShape shape{static_cast<int>(config_.heads), static_cast<int>(config_.heads), static_cast<int>(config_.head_width()), false,
-                             1.0 / std::sqrt(static_cast<double>(config_.head_width()))};
+  const AttentionShape shape{static_cast<int>(config_.heads), static_cast<int>(config_.heads), static_cast<int>(config_.head_width()),
+                             false, 1.0 / std::sqrt(static_cast<double>(config_.head_width()))};
   const Tensor places = add(gather(position_, pieces.positions), type_.slice_rows(0, 1));
   Tensor x = normalised(add(words, places), embedding_norm_);
   for (const Block& block : blocks_) {
@@ -53,10 +59,13 @@ Tensor TextEncoder::hidden(const Tensor& words, const PackedPieces& pieces) cons
   return x;
 }
 
-Tensor TextEncoder::mean_pooled(const PackedPieces& pieces) const { return segment_mean(hidden(word_embeddings(pieces), pieces), pieces.offsets); }
+Tensor TextEncoder::mean_pooled(const PackedPieces& pieces) const {
+  return segment_mean(hidden(word_embeddings(pieces), pieces), pieces.offsets);
+}
 
 std::vector<NamedTensor> TextEncoder::weights() const {
-  std::vector<NamedTensor> result{{"word", word_}, {"position", position_}, {"type", type_}, {"norm.gain", embedding_norm_.gain}, {"norm.bias", embedding_norm_.bias}};
+  std::vector<NamedTensor> result{
+      {"word", word_}, {"position", position_}, {"type", type_}, {"norm.gain", embedding_norm_.gain}, {"norm.bias", embedding_norm_.bias}};
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const Block& block = blocks_[i];
     const auto linear = [&](const char* name, const Linear& layer) {

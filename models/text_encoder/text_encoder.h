@@ -16,8 +16,8 @@ struct TextEncoderConfig {
   double layer_norm_epsilon = 1e-12;
   std::int64_t head_width() const { return width / heads; }
 
-  /// From config.json of a Hugging Face folder. Throws InputError for a file that describes no such model: a key missing or out of range, another
-  /// activation than "gelu", relative positions.
+  /// From config.json of a Hugging Face folder. Throws InputError for a file that describes no such model: a key missing or out of range,
+  /// another activation than "gelu", relative positions.
   static TextEncoderConfig load(const std::filesystem::path& config_json);
 };
 
@@ -31,8 +31,9 @@ PackedPieces pack_pieces(const std::vector<std::vector<std::int32_t>>& sequences
 
 class TextEncoder {
  public:
-  /// config.json and model.safetensors (or shards) of a folder. Strict: tensors that are missing, not expected, or of another shape than the configuration says
-  /// are listed, and the folder is refused (InputError). Tolerated because embeddings do not need them: pooler.*, embeddings.position_ids. A prefix "bert." is known.
+  /// config.json and model.safetensors (or shards) of a folder. Strict: tensors that are missing, not expected, or of another shape than
+  /// the configuration says are listed, and the folder is refused (InputError). Tolerated because embeddings do not need them: pooler.*,
+  /// embeddings.position_ids. A prefix "bert." is known.
   static TextEncoder load(const std::filesystem::path& folder, Device device = {}, ComputeMode mode = ComputeMode::f32);
 
   const TextEncoderConfig& config() const { return config_; }
@@ -40,8 +41,8 @@ class TextEncoder {
 
   /// Rows of the word-embedding table, [pieces, width]. Throws Error for ids outside the vocabulary.
   Tensor word_embeddings(const PackedPieces& pieces) const;
-  /// Last hidden layer [pieces, width] from word embeddings, to which position and type embeddings are added here. Gradients pass to `words`.
-  /// Throws ShapeError for a sequence longer than the model has positions.
+  /// Last hidden layer [pieces, width] from word embeddings, to which position and type embeddings are added here. Gradients pass to
+  /// `words`. Throws ShapeError for a sequence longer than the model has positions.
   Tensor hidden(const Tensor& words, const PackedPieces& pieces) const;
   /// Mean of the last hidden layer over all pieces of a sequence, [CLS] and [SEP] included: [sequences, width].
   Tensor mean_pooled(const PackedPieces& pieces) const;

@@ -1,4 +1,5 @@
-// tokenize, generate, score and inspect on a real model of 260 thousand parameters, and on SmolLM2 where it is there, against reference values.
+// tokenize, generate, score and inspect on a real model of 260 thousand parameters, and on SmolLM2 where it is there, against reference
+// values.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -47,7 +48,8 @@ TEST_CASE("tokenize gives the reference ids of a GGUF file and of a folder, and 
       CHECK(decoded[i].at("text") == texts[i].at("text"));
     }
   }
-  const Outcome outside = run_program(folder.path(), {"tokenize", "--decode", "--model", (*stories / "hf").string(), "--input", write_json_lines(folder / "o", {{{"ids", {512}}}})});
+  const Outcome outside = run_program(folder.path(), {"tokenize", "--decode", "--model", (*stories / "hf").string(), "--input",
+                                                      write_json_lines(folder / "o", {{{"ids", {512}}}})});
   CHECK(outside.code == 3);
 }
 
@@ -60,7 +62,8 @@ TEST_CASE("greedy generation gives the reference tokens; score gives their log-p
   REQUIRE(!cases.empty());
   std::vector<json> prompts;
   for (const json& c : cases) prompts.push_back({{"prompt", c.at("prompt")}});
-  const auto lines = answers(folder, {"generate", "--model", model, "--input", write_json_lines(folder / "p", prompts), "--max-new-tokens", "40", "--temperature", "0"});
+  const auto lines = answers(folder, {"generate", "--model", model, "--input", write_json_lines(folder / "p", prompts), "--max-new-tokens",
+                                      "40", "--temperature", "0"});
   REQUIRE(lines.size() == cases.size() + 1);
   std::vector<json> completions;
   for (std::size_t i = 0; i < cases.size(); ++i) {
@@ -75,14 +78,19 @@ TEST_CASE("greedy generation gives the reference tokens; score gives their log-p
     completions.push_back({{"prompt", cases[i].at("prompt")}, {"completion", lines[i].at("text")}});
   }
   const json summary = lines.back().at("summary");
-  for (const char* key : {"prompt_tokens", "new_tokens", "prefill_seconds", "decode_seconds", "peak_bytes"}) CHECK(summary.at(key).is_number());
+  for (const char* key : {"prompt_tokens", "new_tokens", "prefill_seconds", "decode_seconds", "peak_bytes"})
+    CHECK(summary.at(key).is_number());
 
   // At temperature 1 the log-probabilities of generation and of one pass over the whole text are the same numbers.
-  const auto drawn = answers(folder, {"generate", "--model", model, "--prompt", "Once upon a time", "--max-new-tokens", "12", "--seed", "5"});
-  const auto scored = answers(folder, {"score", "--model", model, "--input", write_json_lines(folder / "s", {{{"prompt", "Once upon a time"}, {"completion", drawn[0].at("text")}}})});
+  const auto drawn =
+      answers(folder, {"generate", "--model", model, "--prompt", "Once upon a time", "--max-new-tokens", "12", "--seed", "5"});
+  const auto scored =
+      answers(folder, {"score", "--model", model, "--input",
+                       write_json_lines(folder / "s", {{{"prompt", "Once upon a time"}, {"completion", drawn[0].at("text")}}})});
   const std::vector<std::int32_t> tokens = drawn[0].at("tokens");
   if (scored[0].at("tokens").get<std::vector<std::int32_t>>() == tokens) {
-    for (std::size_t t = 0; t < tokens.size(); ++t) CHECK(scored[0].at("logprobs")[t].get<double>() == doctest::Approx(drawn[0].at("logprobs")[t].get<double>()).epsilon(1e-5));
+    for (std::size_t t = 0; t < tokens.size(); ++t)
+      CHECK(scored[0].at("logprobs")[t].get<double>() == doctest::Approx(drawn[0].at("logprobs")[t].get<double>()).epsilon(1e-5));
   } else {
     MESSAGE("the drawn text has another tokenisation; its log-probabilities are not compared");
   }
@@ -97,7 +105,8 @@ TEST_CASE("a seed gives the same text, whatever the batch") {
   const std::string input = write_json_lines(folder / "p", prompts);
   const auto tokens_of = [&](const char* batch, const char* seed) {
     std::vector<json> tokens;
-    for (const json& line : answers(folder, {"generate", "--model", (*stories / "hf").string(), "--input", input, "--max-new-tokens", "10", "--batch", batch, "--seed", seed, "--top-k", "20"}))
+    for (const json& line : answers(folder, {"generate", "--model", (*stories / "hf").string(), "--input", input, "--max-new-tokens", "10",
+                                             "--batch", batch, "--seed", seed, "--top-k", "20"}))
       if (line.contains("tokens")) tokens.push_back(line.at("tokens"));
     return tokens;
   };
@@ -111,17 +120,20 @@ TEST_CASE("prompts that do not fit the model's positions are refused") {
   const auto stories = stories_folder();
   if (!stories) return skip_test("oracle llm/stories260k");
   const TemporaryFolder folder;
-  const Outcome outcome = run_program(folder.path(), {"generate", "--model", (*stories / "hf").string(), "--prompt", "Once", "--max-new-tokens", "100000"});
+  const Outcome outcome =
+      run_program(folder.path(), {"generate", "--model", (*stories / "hf").string(), "--prompt", "Once", "--max-new-tokens", "100000"});
   CHECK(outcome.code == 3);
   CHECK(outcome.errors.find("positions") != std::string::npos);
-  CHECK(run_program(folder.path(), {"generate", "--model", (*stories / "hf").string(), "--prompt", "Once", "--chat"}).code == 3);  // no chat template
+  CHECK(run_program(folder.path(), {"generate", "--model", (*stories / "hf").string(), "--prompt", "Once", "--chat"}).code ==
+        3);  // no chat template
 }
 
 TEST_CASE("inspect lists the tensors of a GGUF file, a folder and an adapter") {
   const auto stories = stories_folder();
   if (!stories) return skip_test("oracle llm/stories260k");
   const TemporaryFolder folder;
-  const json gguf = answers(folder, {"inspect", (*stories / "stories260K.gguf").string()}).at(0), hf = answers(folder, {"inspect", (*stories / "hf").string()}).at(0);
+  const json gguf = answers(folder, {"inspect", (*stories / "stories260K.gguf").string()}).at(0),
+             hf = answers(folder, {"inspect", (*stories / "hf").string()}).at(0);
   CHECK(gguf.at("kind") == "gguf");
   CHECK(gguf.at("metadata").at("general.architecture") == "llama");
   CHECK(hf.at("kind") == "hugging_face");
@@ -148,7 +160,8 @@ TEST_CASE("score gives the reference logits of Yes and No") {
     expected.push_back(c);
   }
   REQUIRE(!prompts.empty());
-  const auto lines = answers(folder, {"score", "--model", model->string(), "--input", write_json_lines(folder / "p", prompts), "--choices", "Yes,No", "--parse-special"});
+  const auto lines = answers(folder, {"score", "--model", model->string(), "--input", write_json_lines(folder / "p", prompts), "--choices",
+                                      "Yes,No", "--parse-special"});
   REQUIRE(lines.size() == expected.size());
   for (std::size_t i = 0; i < lines.size(); ++i) {
     CHECK(lines[i].at("choices").at("Yes").get<double>() == doctest::Approx(expected[i].at("l_yes").get<double>()).epsilon(1e-4));

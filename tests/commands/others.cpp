@@ -57,10 +57,13 @@ TEST_CASE("embed writes vectors of length 1 that do not depend on the other text
   if (!model) return skip_test("model minilm");
   const TemporaryFolder folder;
   const std::string path = model->parent_path().string();
-  const std::string two = write_json_lines(folder / "two", {{{"text", "A quick brown fox."}}, {{"text", "Reasons for a recommendation, and a few more words."}}});
+  const std::string two = write_json_lines(
+      folder / "two", {{{"text", "A quick brown fox."}}, {{"text", "Reasons for a recommendation, and a few more words."}}});
   const std::string one = write_json_lines(folder / "one", {{{"text", "A quick brown fox."}}});
   CHECK(run_program(folder.path(), {"embed", "--model", path, "--input", two, "--output", "two.npy", "--normalize"}).code == 0);
-  CHECK(run_program(folder.path(), {"embed", "--model", path, "--input", one, "--output", "one.npy", "--normalize", "--threads", "1"}).code == 0);
+  CHECK(
+      run_program(folder.path(), {"embed", "--model", path, "--input", one, "--output", "one.npy", "--normalize", "--threads", "1"}).code ==
+      0);
   const NpyArray both = read_npy(folder / "two.npy"), alone = read_npy(folder / "one.npy");
   REQUIRE(both.shape == std::vector<std::int64_t>{2, 384});
   REQUIRE(alone.shape == std::vector<std::int64_t>{1, 384});
@@ -76,15 +79,16 @@ TEST_CASE("embed writes vectors of length 1 that do not depend on the other text
 
 TEST_CASE("bench prints the fields that scripts rely on") {
   const TemporaryFolder folder;
-  const Outcome outcome = run_program(folder.path(), {"bench", "--only", "matmul/5x7x9/f32", "--only", "matmul/64x64x64/f32", "--repeats", "3", "--json"});
+  const Outcome outcome =
+      run_program(folder.path(), {"bench", "--only", "matmul/5x7x9/f32", "--only", "matmul/64x64x64/f32", "--repeats", "3", "--json"});
   CAPTURE(outcome.errors);
   REQUIRE(outcome.code == 0);
   const auto lines = json_lines(outcome);
   REQUIRE(lines.size() == 2);
   CHECK(lines[0].at("name") == "matmul/5x7x9/f32");
   for (const json& line : lines) {
-    for (const char* key : {"name", "mode", "shape", "dtype", "device", "threads", "repeats", "seconds_min", "seconds_median", "seconds_max", "rate", "rate_unit", "gflops", "gbps",
-                            "of_ceiling", "peak_bytes"})
+    for (const char* key : {"name", "mode", "shape", "dtype", "device", "threads", "repeats", "seconds_min", "seconds_median",
+                            "seconds_max", "rate", "rate_unit", "gflops", "gbps", "of_ceiling", "peak_bytes"})
       CHECK(line.contains(key));
     CHECK(line.at("mode") == "f32");
     CHECK(line.at("device") == "cpu");
@@ -95,8 +99,9 @@ TEST_CASE("bench prints the fields that scripts rely on") {
   }
   const Outcome list = run_program(folder.path(), {"bench", "--list"});
   REQUIRE(list.code == 0);
-  for (const char* name : {"rms_norm", "adamw", "attention/causal", "attention/full", "cross_entropy/49152", "linear_cross_entropy/49152", "llm/prefill_512", "llm/decode_b1", "llm/decode_b16",
-                           "llm/lora_step_8x128", "llm/embed_32", "llm/embed_128", "ppo/step_16x160x48\n", "ppo/step_16x160x48_last6", "ctr/din_steps", "ctr/din_end_to_end", "data/prepare"}) {
+  for (const char* name : {"rms_norm", "adamw", "attention/causal", "attention/full", "cross_entropy/49152", "linear_cross_entropy/49152",
+                           "llm/prefill_512", "llm/decode_b1", "llm/decode_b16", "llm/lora_step_8x128", "llm/embed_32", "llm/embed_128",
+                           "ppo/step_16x160x48\n", "ppo/step_16x160x48_last6", "ctr/din_steps", "ctr/din_end_to_end", "data/prepare"}) {
     CAPTURE(name);
     CHECK(list.output.find(name) != std::string::npos);
   }
@@ -104,14 +109,17 @@ TEST_CASE("bench prints the fields that scripts rely on") {
 
 TEST_CASE("doctor checks the machine and says what failed") {
   const TemporaryFolder folder;
-  const Outcome outcome = run_program(folder.path(), {"doctor", "--json"}, {"EXPCTR_MODELS=" + folder.path().string(), "XDG_CACHE_HOME=" + folder.path().string()});
+  const Outcome outcome = run_program(folder.path(), {"doctor", "--json"},
+                                      {"EXPCTR_MODELS=" + folder.path().string(), "XDG_CACHE_HOME=" + folder.path().string()});
   CAPTURE(outcome.errors);
   REQUIRE(outcome.code == 0);
   const json report = json_lines(outcome).at(0);
   CHECK(report.at("failed") == 0);
   std::map<std::string, json> checks;
   for (const json& check : report.at("checks")) checks[check.at("name")] = check;
-  for (const char* name : {"processor", "instruction set", "memory", "disk, here", "disk, cache", "random numbers", "device", "matrix products", "tokeniser"}) CHECK(checks.contains(name));
+  for (const char* name :
+       {"processor", "instruction set", "memory", "disk, here", "disk, cache", "random numbers", "device", "matrix products", "tokeniser"})
+    CHECK(checks.contains(name));
   CHECK(checks["random numbers"].at("status") == "ok");
   CHECK(checks["matrix products"].at("status") == "ok");
   CHECK(checks["asset smollm2"].at("status") == "note");

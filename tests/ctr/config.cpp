@@ -1,11 +1,12 @@
 // Configuration of click models: the shipped file states the defaults, wrong values are refused.
+#include "engine/config/config.h"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
 #include <set>
 
 #include "base/error.h"
-#include "engine/config/config.h"
 #include "tests/support/paths.h"
 #include "trainers/ctr/config.h"
 
@@ -37,8 +38,8 @@ TEST_CASE("configs/ctr/ml100k.yaml states every key with its default") {
 }
 
 TEST_CASE("wrong values of the click model's configuration are refused") {
-  for (const char* wrong : {"ctr.model=dinn", "ctr.dropout=1", "ctr.batch=0", "ctr.attention=[]", "ctr.mlp=[200, -1]", "ctr.lr=0", "ctr.epoch=3", "adapter=[]", "data.history.max=0",
-                            "data.split.test=0.95", "ctr.conventions=recbole"}) {
+  for (const char* wrong : {"ctr.model=dinn", "ctr.dropout=1", "ctr.batch=0", "ctr.attention=[]", "ctr.mlp=[200, -1]", "ctr.lr=0",
+                            "ctr.epoch=3", "adapter=[]", "data.history.max=0", "data.split.test=0.95", "ctr.conventions=recbole"}) {
     INFO(wrong);
     Config config = Config::parse("system: ctr\n", "test");
     config.set(wrong);

@@ -19,14 +19,18 @@ namespace {
 
 void write_atomic_files(const std::filesystem::path& folder) {
   const Dataset data = planted_catalogue(30, 24, 20);
-  std::string inter = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n", item = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n",
+  std::string inter = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n",
+              item = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n",
               user = "user_id:token\tage:token\tgender:token\toccupation:token\n";
   const Interactions& table = data.interactions;
   for (std::size_t r = 0; r < table.user.size(); ++r) {
-    inter += fmt::format("{}\t{}\t{}\t{}\n", table.users.text(table.user[r]), table.items.text(table.item[r]), table.rating[r], table.time[r]);
+    inter +=
+        fmt::format("{}\t{}\t{}\t{}\n", table.users.text(table.user[r]), table.items.text(table.item[r]), table.rating[r], table.time[r]);
   }
-  for (std::size_t i = 0; i < data.items.size(); ++i) item += fmt::format("{}\t{}\t{}\t{}\n", i + 1, data.items[i].title, data.items[i].year, data.items[i].genres[0]);
-  for (std::size_t u = 0; u < data.users.size(); ++u) user += fmt::format("{}\t{}\t{}\t{}\n", u + 1, data.users[u].age, data.users[u].gender, data.users[u].occupation);
+  for (std::size_t i = 0; i < data.items.size(); ++i)
+    item += fmt::format("{}\t{}\t{}\t{}\n", i + 1, data.items[i].title, data.items[i].year, data.items[i].genres[0]);
+  for (std::size_t u = 0; u < data.users.size(); ++u)
+    user += fmt::format("{}\t{}\t{}\t{}\n", u + 1, data.users[u].age, data.users[u].gender, data.users[u].occupation);
   make_folders(folder);
   write_file_atomically(folder / "planted.inter", inter);
   write_file_atomically(folder / "planted.item", item);
@@ -37,7 +41,8 @@ RunOptions options_for(const std::filesystem::path& data, const std::filesystem:
   RunOptions options;
   options.job = "ctr";
   options.out = out;
-  options.overrides = {"data.path=" + data.string(), "ctr.embedding=4", "ctr.attention=[4]", "ctr.mlp=[8]", "ctr.batch=100", "ctr.epochs=2", "data.history.max=8"};
+  options.overrides = {"data.path=" + data.string(), "ctr.embedding=4", "ctr.attention=[4]", "ctr.mlp=[8]", "ctr.batch=100", "ctr.epochs=2",
+                       "data.history.max=8"};
   return options;
 }
 

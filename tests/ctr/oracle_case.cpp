@@ -10,7 +10,8 @@
 namespace expctr {
 namespace {
 
-template <class T> std::vector<T> raw(const TensorInfo& tensor) {
+template <class T>
+std::vector<T> raw(const TensorInfo& tensor) {
   std::vector<T> values(static_cast<std::size_t>(tensor.elements()));
   if (!values.empty()) std::memcpy(values.data(), tensor.data, values.size() * sizeof(T));
   return values;
@@ -19,7 +20,9 @@ template <class T> std::vector<T> raw(const TensorInfo& tensor) {
 }  // namespace
 
 OracleCase::OracleCase(const std::filesystem::path& folder)
-    : name(folder.filename().string()), description(nlohmann::json::parse(read_text(folder / "case.json"))), file(SafetensorsFile::open(folder / "tensors.safetensors")) {}
+    : name(folder.filename().string()),
+      description(nlohmann::json::parse(read_text(folder / "case.json"))),
+      file(SafetensorsFile::open(folder / "tensors.safetensors")) {}
 
 Shape OracleCase::shape(const std::string& tensor) const { return Shape(file.required_tensor(tensor).shape); }
 

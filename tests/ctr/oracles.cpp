@@ -53,8 +53,8 @@ DinOptions din_options(const OracleCase& c) {
 }
 
 struct Texts {
-  Tensor compact;                       // rows with a text only
-  std::vector<std::int32_t> of_row;     // -1: none
+  Tensor compact;                    // rows with a text only
+  std::vector<std::int32_t> of_row;  // -1: none
 };
 
 Texts texts_of(const OracleCase& c, DType dtype) {
@@ -67,7 +67,9 @@ Texts texts_of(const OracleCase& c, DType dtype) {
   std::int32_t count = 0;
   for (std::size_t r = 0; r < has.size(); ++r) {
     texts.of_row.push_back(has[r] != 0 ? count++ : -1);
-    if (has[r] != 0) kept.insert(kept.end(), values.begin() + static_cast<std::ptrdiff_t>(r * width), values.begin() + static_cast<std::ptrdiff_t>((r + 1) * width));
+    if (has[r] != 0)
+      kept.insert(kept.end(), values.begin() + static_cast<std::ptrdiff_t>(r * width),
+                  values.begin() + static_cast<std::ptrdiff_t>((r + 1) * width));
   }
   const Shape shape{count, static_cast<std::int64_t>(width)};
   texts.compact = dtype == DType::f64 ? Tensor::of(kept, shape) : Tensor::of(std::vector<float>(kept.begin(), kept.end()), shape);
@@ -139,13 +141,17 @@ double worst_din_error(const OracleCase& c, DType dtype) {
     const std::size_t width = static_cast<std::size_t>(options.text_width);
     std::vector<double> full(texts.of_row.size() * width, 0.0);
     for (std::size_t r = 0; r < texts.of_row.size(); ++r) {
-      if (texts.of_row[r] >= 0) std::copy_n(compact.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(texts.of_row[r]) * width), width, full.begin() + static_cast<std::ptrdiff_t>(r * width));
+      if (texts.of_row[r] >= 0)
+        std::copy_n(compact.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(texts.of_row[r]) * width), width,
+                    full.begin() + static_cast<std::ptrdiff_t>(r * width));
     }
     compare("grad.in.text", full, floor);
     const auto a = as_doubles(out.a);
     const std::size_t a_width = static_cast<std::size_t>(options.adapter.back());
     for (std::size_t r = 0; r < texts.of_row.size(); ++r) {
-      if (texts.of_row[r] < 0) CHECK(std::all_of(a.begin() + static_cast<std::ptrdiff_t>(r * a_width), a.begin() + static_cast<std::ptrdiff_t>((r + 1) * a_width), [](double v) { return v == 0.0; }));
+      if (texts.of_row[r] < 0)
+        CHECK(std::all_of(a.begin() + static_cast<std::ptrdiff_t>(r * a_width), a.begin() + static_cast<std::ptrdiff_t>((r + 1) * a_width),
+                          [](double v) { return v == 0.0; }));
     }
   }
   for (const TensorInfo& tensor : c.file.tensors()) {  // nothing of the case is passed over
@@ -156,7 +162,8 @@ double worst_din_error(const OracleCase& c, DType dtype) {
 }
 
 bool is_din(const OracleCase& c) {
-  return c.has("param.att.0.weight") && c.has("in.hist_item") && c.has("out.weights") && !c.has("param.mlp.bn0.weight") && !c.name.starts_with("bst") && !c.name.starts_with("dien");
+  return c.has("param.att.0.weight") && c.has("in.hist_item") && c.has("out.weights") && !c.has("param.mlp.bn0.weight") &&
+         !c.name.starts_with("bst") && !c.name.starts_with("dien");
 }
 
 }  // namespace
@@ -179,7 +186,8 @@ TEST_CASE("ctr oracle cases: outputs and gradients in float64 and float32") {
     ++supported;
     const double wide = worst_din_error(c, DType::f64), narrow = worst_din_error(c, DType::f32);
     const bool ok = wide <= f64_bar && narrow <= f32_bar;
-    fmt::print("oracle ctr/{} {} max_rel_err={:.2e} tol={:.0e} (float64: {:.2e} tol={:.0e})\n", c.name, ok ? "ok" : "FAIL", narrow, f32_bar, wide, f64_bar);
+    fmt::print("oracle ctr/{} {} max_rel_err={:.2e} tol={:.0e} (float64: {:.2e} tol={:.0e})\n", c.name, ok ? "ok" : "FAIL", narrow, f32_bar,
+               wide, f64_bar);
   }
   CHECK(supported >= 5);
 }

@@ -21,7 +21,8 @@ inline Dataset planted_catalogue(int users = 80, int items = 60, int rated = 40)
     constexpr int pairs[6][2] = {{0, 1}, {0, 2}, {0, 3}, {1, 2}, {1, 3}, {2, 3}};
     for (int k = 0; k < rated; ++k) {
       const std::uint64_t draw = splitmix64(1000003u * static_cast<std::uint64_t>(u) + static_cast<std::uint64_t>(k));
-      const int item = static_cast<int>((static_cast<std::uint64_t>(k) * 7 + splitmix64(static_cast<std::uint64_t>(u))) % static_cast<std::uint64_t>(items));
+      const int item = static_cast<int>((static_cast<std::uint64_t>(k) * 7 + splitmix64(static_cast<std::uint64_t>(u))) %
+                                        static_cast<std::uint64_t>(items));
       const bool liked = item % genres == pairs[taste][0] || item % genres == pairs[taste][1];
       const bool flipped = draw % 20 == 0;
       data.interactions.user.push_back(u);

@@ -1,4 +1,5 @@
-// Training of click models on a planted catalogue: it learns what bias cannot, a stopped run ends with the same bits, texts enter where they should.
+// Training of click models on a planted catalogue: it learns what bias cannot, a stopped run ends with the same bits, texts enter where
+// they should.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -10,9 +11,9 @@
 #include "engine/log/process.h"
 #include "inference/metrics/ranking_quality.h"
 #include "models/parameters.h"
-#include "trainers/ctr/ctr_data.h"
 #include "tests/ctr/planted.h"
 #include "tests/support/paths.h"
+#include "trainers/ctr/ctr_data.h"
 #include "trainers/ctr/train.h"
 
 using namespace expctr;
@@ -64,7 +65,9 @@ TEST_CASE("DIN finds a planted taste that item and user bias cannot") {
   const auto& rows = data.rows.rows_of(Split::test);
   const BiasModel bias(data.table.interactions, data.labels, data.rows.rows_of(Split::train));
   std::vector<double> scores;
-  for (const std::int32_t row : rows) scores.push_back(bias.score(data.table.interactions.user[static_cast<std::size_t>(row)], data.table.interactions.item[static_cast<std::size_t>(row)]));
+  for (const std::int32_t row : rows)
+    scores.push_back(bias.score(data.table.interactions.user[static_cast<std::size_t>(row)],
+                                data.table.interactions.item[static_cast<std::size_t>(row)]));
   const double floor = auc(scores, labels_of(data.rows, rows)).value();
   INFO("DIN ", found, " bias ", floor);
   CHECK(floor < 0.7);
@@ -158,7 +161,8 @@ TEST_CASE("texts help where they tell the taste; rows without one do not depend 
     if (!has) continue;
     for (int c = 0; c < 6; ++c) {
       const double noise = static_cast<double>(splitmix64(static_cast<std::uint64_t>(row * 6 + c)) >> 11) / 9007199254740992.0 - 0.5;
-      texts.values.push_back(static_cast<float>(noise + (data.labels[static_cast<std::size_t>(row)] != 0 ? 1.0 : -1.0) * (c % 2 == 0 ? 1.0 : -1.0)));
+      texts.values.push_back(
+          static_cast<float>(noise + (data.labels[static_cast<std::size_t>(row)] != 0 ? 1.0 : -1.0) * (c % 2 == 0 ? 1.0 : -1.0)));
     }
   }
   const CtrTraining with = train_ctr(config, rows_of(data, &texts), 7), without = train_ctr(config, rows_of(data), 7);
@@ -167,7 +171,8 @@ TEST_CASE("texts help where they tell the taste; rows without one do not depend 
   TextVectors other = texts;
   std::reverse(other.values.begin(), other.values.end());
   const auto& rows = data.rows.rows_of(Split::test);
-  const auto p = predict_clicks(with.model, data.rows, rows, texts), q = predict_clicks(with.model, data.rows, rows, other), none = predict_clicks(with.model, data.rows, rows);
+  const auto p = predict_clicks(with.model, data.rows, rows, texts), q = predict_clicks(with.model, data.rows, rows, other),
+             none = predict_clicks(with.model, data.rows, rows);
   bool changed = false;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     if (texts.of_row[static_cast<std::size_t>(rows[i])] < 0) {

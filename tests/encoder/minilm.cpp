@@ -1,4 +1,5 @@
-// MiniLM-L6 against the reference values of tests/oracles/llm/minilm: pooled vectors at two lengths, the gradient of the inputs, and the strictness of the loader.
+// MiniLM-L6 against the reference values of tests/oracles/llm/minilm: pooled vectors at two lengths, the gradient of the inputs, and the
+// strictness of the loader.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
@@ -104,12 +105,16 @@ namespace {
 struct TinyFolder {
   TemporaryFolder folder;
   std::vector<std::pair<std::string, std::vector<std::int64_t>>> tensors;
-  nlohmann::json config = {{"hidden_act", "gelu"},      {"hidden_size", 4},         {"num_hidden_layers", 1}, {"num_attention_heads", 2},  {"intermediate_size", 8},
-                           {"vocab_size", 11},          {"max_position_embeddings", 6}, {"type_vocab_size", 2},   {"layer_norm_eps", 1e-12}};
+  nlohmann::json config = {{"hidden_act", "gelu"},         {"hidden_size", 4},       {"num_hidden_layers", 1},
+                           {"num_attention_heads", 2},     {"intermediate_size", 8}, {"vocab_size", 11},
+                           {"max_position_embeddings", 6}, {"type_vocab_size", 2},   {"layer_norm_eps", 1e-12}};
 
   TinyFolder() {
-    tensors = {{"embeddings.word_embeddings.weight", {11, 4}}, {"embeddings.position_embeddings.weight", {6, 4}}, {"embeddings.token_type_embeddings.weight", {2, 4}},
-               {"embeddings.LayerNorm.weight", {4}}, {"embeddings.LayerNorm.bias", {4}}};
+    tensors = {{"embeddings.word_embeddings.weight", {11, 4}},
+               {"embeddings.position_embeddings.weight", {6, 4}},
+               {"embeddings.token_type_embeddings.weight", {2, 4}},
+               {"embeddings.LayerNorm.weight", {4}},
+               {"embeddings.LayerNorm.bias", {4}}};
     const std::string layer = "encoder.layer.0.";
     for (const char* name : {"attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"}) {
       tensors.push_back({layer + name + ".weight", {4, 4}});
@@ -175,8 +180,12 @@ TEST_CASE("the text encoder refuses folders whose tensors do not fit, and names 
     for (auto& [name, shape] : tiny.tensors) name = "bert." + name;
     CHECK(refusal(tiny) == "accepted");
   }
-  for (const auto& [key, value] : std::vector<std::pair<std::string, nlohmann::json>>{
-           {"num_attention_heads", 3}, {"hidden_act", "relu"}, {"vocab_size", -1}, {"vocab_size", "many"}, {"position_embedding_type", "relative_key"}, {"layer_norm_eps", 0}}) {
+  for (const auto& [key, value] : std::vector<std::pair<std::string, nlohmann::json>>{{"num_attention_heads", 3},
+                                                                                      {"hidden_act", "relu"},
+                                                                                      {"vocab_size", -1},
+                                                                                      {"vocab_size", "many"},
+                                                                                      {"position_embedding_type", "relative_key"},
+                                                                                      {"layer_norm_eps", 0}}) {
     TinyFolder tiny;
     tiny.config[key] = value;
     INFO(key, " = ", value.dump());

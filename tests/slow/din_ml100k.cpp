@@ -40,7 +40,8 @@ TEST_SUITE("slow") {
     };
     const CtrTraining trained = train_ctr(config, all_rows(data.rows, data.features), 2024, hooks);
     const nlohmann::json metrics = click_metrics(data.rows, test, predict_clicks(trained.model, data.rows, test));
-    fmt::print("DIN on ML-100K: test {}, floor {:.4f}, {:.0f} samples/s\n", metrics.dump(), floor, static_cast<double>(trained.rows_seen) / trained.seconds);
+    fmt::print("DIN on ML-100K: test {}, floor {:.4f}, {:.0f} samples/s\n", metrics.dump(), floor,
+               static_cast<double>(trained.rows_seen) / trained.seconds);
     CHECK(metrics.at("auc").get<double>() > floor);
     CHECK(metrics.at("auc").get<double>() >= 0.784);
   }

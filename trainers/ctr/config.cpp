@@ -86,7 +86,8 @@ CtrDataConfig read_ctr_data_config(ConfigReader reader) {
   split.choice("kind", "per_user_time", {"per_user_time"});
   c.split.test = split.get("test", c.split.test);
   c.split.valid = split.get("valid", c.split.valid);
-  split.require("test", c.split.test >= 0 && c.split.valid >= 0 && c.split.test + c.split.valid < 1, "and data.split.valid must be >= 0 and sum to less than 1");
+  split.require("test", c.split.test >= 0 && c.split.valid >= 0 && c.split.test + c.split.valid < 1,
+                "and data.split.valid must be >= 0 and sum to less than 1");
   c.scope = parse_history_scope(reader.choice("history.scope", "all_earlier", {"all_earlier", "train_only"}));
   return c;
 }

@@ -19,18 +19,18 @@ struct CtrConfig {
   double embedding_deviation = 1e-4;
   std::vector<std::int64_t> attention = {32, 16}, mlp = {200, 80};
   std::string attention_activation = "dice", mlp_activation = "relu";
-  bool softmax = true;                ///< over the attention scores; without it MovieLens-100K lost .007 test AUC
+  bool softmax = true;  ///< over the attention scores; without it MovieLens-100K lost .007 test AUC
   double dropout = 0.2;
   double embedding_regularizer = 3e-3, net_regularizer = 0.0;  ///< lambda of (lambda / 2) |parameters|^2, whole tables at every step
   double lr = 1e-3, weight_decay = 0.0;
   std::string schedule = "constant";
-  std::int64_t warm_up = 0;    ///< steps
-  double clip = 10.0;          ///< norm of all gradients; 0: off
+  std::int64_t warm_up = 0;  ///< steps
+  double clip = 10.0;        ///< norm of all gradients; 0: off
   std::int64_t batch = 2048, epochs = 20, patience = 3;
   std::int64_t checkpoint_every = 0;  ///< steps; 0: at the end of each epoch
   std::vector<std::int64_t> adapter = {128, 32};
-  std::int64_t history = 50;          ///< most rows of a history
-  std::int64_t min_count = 1;         ///< rarer values are out of vocabulary
+  std::int64_t history = 50;   ///< most rows of a history
+  std::int64_t min_count = 1;  ///< rarer values are out of vocabulary
 };
 
 /// Reads the section `ctr` and the keys adapter, data.history.max and data.min_count; the reader stands at the root. Throws UsageError.

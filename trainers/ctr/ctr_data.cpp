@@ -28,8 +28,9 @@ CtrData make_ctr_data(Dataset table, const CtrDataConfig& config, const CtrConfi
   std::int64_t positives = 0;
   for (const std::int32_t row : train) positives += labels[static_cast<std::size_t>(row)];
   if (positives == 0 || positives == std::ssize(train)) {
-    throw UsageError(fmt::format("{}: all {} training rows have the same label under the rule '{}'", table.name, train.size(), config.label_rule),
-                     "choose a data.label_rule that separates liked from disliked");
+    throw UsageError(
+        fmt::format("{}: all {} training rows have the same label under the rule '{}'", table.name, train.size(), config.label_rule),
+        "choose a data.label_rule that separates liked from disliked");
   }
   return {std::move(table), std::move(labels), std::move(timelines), std::move(splits), std::move(features), std::move(rows)};
 }

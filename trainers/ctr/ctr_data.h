@@ -19,7 +19,7 @@ struct CtrData {
   Dataset table;
   std::vector<std::uint8_t> labels;  ///< [rows]
   Timelines timelines;
-  std::vector<Split> splits;         ///< [rows]
+  std::vector<Split> splits;  ///< [rows]
   CtrFeatures features;
   CtrDataset rows;
 };

@@ -95,7 +95,9 @@ void run_ctr(const RunOptions& options) {
                {"valid", valid_metrics},
                {"test", test_metrics},
                {"train",
-                {{"rows", training.train.size()}, {"steps", trained.steps}, {"samples_per_second", trained.seconds > 0 ? static_cast<double>(trained.rows_seen) / trained.seconds : 0.0}}}};
+                {{"rows", training.train.size()},
+                 {"steps", trained.steps},
+                 {"samples_per_second", trained.seconds > 0 ? static_cast<double>(trained.rows_seen) / trained.seconds : 0.0}}}};
   run.write_metrics(metrics);
   log_info("ctr  best epoch {}  valid {}  test {}  {:.0f} samples/s", trained.best_epoch, valid_metrics.dump(), test_metrics.dump(),
            metrics["train"]["samples_per_second"].get<double>());

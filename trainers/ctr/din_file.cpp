@@ -83,15 +83,18 @@ void save_din(const Din& model, const std::filesystem::path& file) {
 Din load_din(const std::filesystem::path& file, Device device) {
   const SafetensorsFile tensors = SafetensorsFile::open(file);
   const auto meta = tensors.metadata().find(key);
-  if (meta == tensors.metadata().end()) throw InputError(fmt::format("{}: no DIN model in it", file.string()), "name a model.safetensors that `run ctr` or stage 2 wrote");
+  if (meta == tensors.metadata().end())
+    throw InputError(fmt::format("{}: no DIN model in it", file.string()), "name a model.safetensors that `run ctr` or stage 2 wrote");
   try {
     const Din model(options_in(parse_checked_json(meta->second, file.string(), 8)), 0, DType::f32, device);
     const auto state = model.state();
-    if (state.size() != tensors.tensors().size()) throw InputError(fmt::format("{}: {} tensors, expected {}", file.string(), tensors.tensors().size(), state.size()));
+    if (state.size() != tensors.tensors().size())
+      throw InputError(fmt::format("{}: {} tensors, expected {}", file.string(), tensors.tensors().size(), state.size()));
     for (const auto& [name, tensor] : state) {
       const TensorInfo& info = tensors.required_tensor(name);
       if (info.dtype != DType::f32 || info.shape != extents(tensor.shape())) {
-        throw InputError(fmt::format("{}: {} is {} [{}], expected f32 {}", file.string(), name, dtype_name(info.dtype), fmt::join(info.shape, ", "), tensor.shape().text()));
+        throw InputError(fmt::format("{}: {} is {} [{}], expected f32 {}", file.string(), name, dtype_name(info.dtype),
+                                     fmt::join(info.shape, ", "), tensor.shape().text()));
       }
       tensor.copy_from(Tensor::of_bytes({info.data, info.bytes}, tensor.shape(), DType::f32));
     }

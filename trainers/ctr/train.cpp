@@ -32,7 +32,8 @@ struct Progress {
   std::vector<NamedTensor> best;
 
   json state() const {
-    return {{"epoch", epoch}, {"position", position}, {"step", steps}, {"loss_sum", loss_sum}, {"best_auc", best_auc}, {"best_epoch", best_epoch}, {"finished", finished}};
+    return {{"epoch", epoch},       {"position", position},     {"step", steps},       {"loss_sum", loss_sum},
+            {"best_auc", best_auc}, {"best_epoch", best_epoch}, {"finished", finished}};
   }
 };
 
@@ -63,7 +64,8 @@ class Training {
         const bool due = config_.checkpoint_every > 0 ? progress_.steps % config_.checkpoint_every == 0 : epoch_ends;
         if (asked || due || progress_.finished) save();
         if (asked && !progress_.finished) {
-          throw InterruptedError(fmt::format("{}: stopped after step {}", hooks_.label, progress_.steps), "the same command goes on from there");
+          throw InterruptedError(fmt::format("{}: stopped after step {}", hooks_.label, progress_.steps),
+                                 "the same command goes on from there");
         }
         if (epoch_ends) break;
       }
@@ -79,8 +81,9 @@ class Training {
     for (const std::int32_t place : places) rows_.push_back(data_.train[static_cast<std::size_t>(place)]);
     data_.dataset->fill(rows_, ids_);
     const std::vector<std::int32_t> text_of_row = data_.texts == nullptr ? std::vector<std::int32_t>() : data_.texts->of(rows_);
-    const DinBatch batch = din_batch(ids_, model_.options(), data_.texts == nullptr ? std::span<const float>() : std::span<const float>(data_.texts->values), text_of_row,
-                                     DType::f32, hooks_.device);
+    const DinBatch batch =
+        din_batch(ids_, model_.options(), data_.texts == nullptr ? std::span<const float>() : std::span<const float>(data_.texts->values),
+                  text_of_row, DType::f32, hooks_.device);
     const Tensor labels = Tensor::of(ids_.label, {ids_.rows}, hooks_.device);
 
     adam_.clear_gradients();
@@ -93,7 +96,8 @@ class Training {
       loss = mean.item();
     }
     if (!std::isfinite(loss)) {
-      throw Error(fmt::format("{}: the loss of step {} is not finite", hooks_.label, progress_.steps + 1), "lower ctr.lr, or switch clipping on with ctr.clip");
+      throw Error(fmt::format("{}: the loss of step {} is not finite", hooks_.label, progress_.steps + 1),
+                  "lower ctr.lr, or switch clipping on with ctr.clip");
     }
     regularise();
     const double norm = gradient_norm(adam_.parameters()), rate = config_.lr * schedule_.factor(progress_.steps);
@@ -121,10 +125,12 @@ class Training {
     record["train_loss"] = progress_.loss_sum / static_cast<double>(batches_);
     double value = -1;
     if (!data_.valid.empty()) {
-      const std::vector<double> p = data_.texts == nullptr ? predict_clicks(model_, *data_.dataset, data_.valid) : predict_clicks(model_, *data_.dataset, data_.valid, *data_.texts);
+      const std::vector<double> p = data_.texts == nullptr ? predict_clicks(model_, *data_.dataset, data_.valid)
+                                                           : predict_clicks(model_, *data_.dataset, data_.valid, *data_.texts);
       const auto labels = labels_of(*data_.dataset, data_.valid);
       const auto measured = auc(p, labels);
-      if (!measured) throw UsageError("all validation labels are equal", "AUC decides when to stop: choose another data.split or data.label_rule");
+      if (!measured)
+        throw UsageError("all validation labels are equal", "AUC decides when to stop: choose another data.split or data.label_rule");
       value = *measured;
       record["valid_auc"] = value;
       record["valid_logloss"] = logloss(p, labels);
@@ -159,7 +165,8 @@ class Training {
   void load(const Checkpoint& checkpoint) {
     const json& state = checkpoint.state();
     const auto differs = [&](const char* what) {
-      throw UsageError(fmt::format("{}: the checkpoint belongs to a run with other {}", checkpoint.folder().string(), what), "start anew with --resume never");
+      throw UsageError(fmt::format("{}: the checkpoint belongs to a run with other {}", checkpoint.folder().string(), what),
+                       "start anew with --resume never");
     };
     try {
       if (state.at("rows").get<std::size_t>() != data_.train.size()) differs("training rows");
@@ -182,7 +189,8 @@ class Training {
       read_tensors(checkpoint, "best/", progress_.best);
     }
     // A finished run stays finished; one that was given more epochs or patience since goes on.
-    progress_.finished = progress_.epoch >= config_.epochs || (progress_.best_epoch > 0 && progress_.epoch - progress_.best_epoch >= config_.patience);
+    progress_.finished =
+        progress_.epoch >= config_.epochs || (progress_.best_epoch > 0 && progress_.epoch - progress_.best_epoch >= config_.patience);
   }
 
   const CtrConfig& config_;

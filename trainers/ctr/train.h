@@ -27,26 +27,28 @@ CtrTrainingData all_rows(const CtrDataset& dataset, const CtrFeatures& features,
 /// What surrounds the loop. All members are optional.
 struct CtrTrainingHooks {
   Device device;
-  std::function<void(std::int64_t step, nlohmann::json record)> log;  ///< after each step; the last of an epoch carries valid_auc, valid_logloss
-  std::function<void()> before_checkpoint;                             ///< e.g. RunDirectory::sync_log
-  std::filesystem::path checkpoints;                                   ///< folder of checkpoints; empty: none are written
-  std::string label = "ctr";                                           ///< begins the names of checkpoints
-  std::string config_yaml;                                             ///< stored in checkpoints
-  std::optional<Checkpoint> resume;                                    ///< go on from here
-  std::function<bool()> stop;                                          ///< asked after each step: true writes a checkpoint and throws InterruptedError
+  std::function<void(std::int64_t step, nlohmann::json record)>
+      log;                                  ///< after each step; the last of an epoch carries valid_auc, valid_logloss
+  std::function<void()> before_checkpoint;  ///< e.g. RunDirectory::sync_log
+  std::filesystem::path checkpoints;        ///< folder of checkpoints; empty: none are written
+  std::string label = "ctr";                ///< begins the names of checkpoints
+  std::string config_yaml;                  ///< stored in checkpoints
+  std::optional<Checkpoint> resume;         ///< go on from here
+  std::function<bool()> stop;               ///< asked after each step: true writes a checkpoint and throws InterruptedError
 };
 
 struct CtrTraining {
-  Din model;                     ///< with the parameters of the best epoch
+  Din model;                                           ///< with the parameters of the best epoch
   std::int64_t steps = 0, best_epoch = 0, epochs = 0;  ///< epochs counted from 1
   double best_auc = 0;
-  std::int64_t rows_seen = 0;    ///< by this process
-  double seconds = 0;            ///< of this process, training steps only
+  std::int64_t rows_seen = 0;  ///< by this process
+  double seconds = 0;          ///< of this process, training steps only
 };
 
-/// Adam on the mean binary cross-entropy, the order of rows a function of (seed, epoch); after each epoch AUC on the validation rows in evaluation mode; ends after
-/// `patience` epochs without a better one or after `epochs`; the best epoch's parameters are restored. Stopped at any step and resumed it ends with the same bits.
-/// Throws Error when the loss is not finite, InterruptedError on request.   Source: specs/ctr-models.md section 1.
+/// Adam on the mean binary cross-entropy, the order of rows a function of (seed, epoch); after each epoch AUC on the validation rows in
+/// evaluation mode; ends after `patience` epochs without a better one or after `epochs`; the best epoch's parameters are restored. Stopped
+/// at any step and resumed it ends with the same bits. Throws Error when the loss is not finite, InterruptedError on request.   Source:
+/// specs/ctr-models.md section 1.
 CtrTraining train_ctr(const CtrConfig& config, const CtrTrainingData& data, std::uint64_t seed, const CtrTrainingHooks& hooks = {});
 
 /// Step of the checkpoint, for RunDirectory::begin_log.

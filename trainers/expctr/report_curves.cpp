@@ -75,7 +75,7 @@ LineChart click_model_chart(const std::vector<json>& log) {
     const std::string model = text_of(record, "model");
     std::optional<double> epoch = number_of(record, "epoch");
     if (!epoch) epoch = number_of(record, "step");
-    if (epoch && text_of(record, "job") == "stage2" && record.contains("valid/auc")) models[model][*epoch] = number_of(record, "valid/auc");
+    if (epoch && text_of(record, "job").starts_with("stage2") && record.contains("valid/auc")) models[model][*epoch] = number_of(record, "valid/auc");
   }
   LineChart chart{"Click model: AUC on validation rows",
                   "The same model trained with and without the explanations.",

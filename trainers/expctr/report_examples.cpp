@@ -200,7 +200,7 @@ std::string render_examples(const std::vector<json>& explanations) {
       "<p>{} of {} pairs, test pairs first, spread over users and labels by a hash of user and item: not picked for how they read. "
       "Outcome is what the user did; <em>nearer</em> means that with the text the model's p(like) is closer to it. The prompt does not "
       "hold it. "
-      "A small language model states things about people and films that are wrong; the text is shown as written.</p>\n",
+      "A small language model states things about people and items that are wrong; the text is shown as written.</p>\n",
       shown.size(), count_text(static_cast<double>(pairs.size())));
   html +=
       "<div id=\"tools\" hidden></div>\n<table class=\"examples\">\n<thead><tr><th scope=\"col\" data-sortable>User and history</th><th "

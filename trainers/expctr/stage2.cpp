@@ -33,6 +33,11 @@ nlohmann::json train_click_model(ExpctrSession& session, const std::string& name
   hooks.log = [&](std::int64_t step, nlohmann::json record) {
     const std::string shown = record.contains("valid_auc") ? fmt::format("valid auc {:.4f}", record["valid_auc"].get<double>()) : std::string();
     record["model"] = name;
+    for (const auto& [from, to] : {std::pair{"valid_auc", "valid/auc"}, {"valid_logloss", "valid/logloss"}, {"train_loss", "train/loss"}}) {
+      if (!record.contains(from)) continue;
+      record[to] = record[from];
+      record.erase(from);
+    }
     session.run().log(step, std::move(record));
     progress.update(step, shown);
     phase("update");
