@@ -57,7 +57,10 @@ bool planned_failure() {
 
 void* system_allocate(Device device, std::size_t bytes) {
   if (device.is_cuda()) {
-    if constexpr (has_cuda) return cuda::allocate(bytes);
+    if constexpr (has_cuda) {
+      current_stream(device);  // memory comes from the thread's current device
+      return cuda::allocate(bytes);
+    }
   }
   return std::aligned_alloc(64, bytes);
 }
