@@ -153,10 +153,11 @@ PrefixStore::Lower PrefixStore::run(std::span<const Tokens> prompts, bool rememb
       if (work.common > 0) result.hidden.slice_rows(work.row, work.common).copy_from(work.prefix->hidden.slice_rows(0, work.common));
       if (counts[i] > 0) result.hidden.slice_rows(work.row + work.common, counts[i]).copy_from(fresh_hidden.slice_rows(fresh_row, counts[i]));
       fresh_row += counts[i];
-      if (remember && counts[i] > 0) {
+      const auto length = std::ssize(prompts[first + i]);
+      // Prompts are found by their whole pages: a shorter one would be kept for nothing, once more at every call.
+      if (remember && counts[i] > 0 && length >= attention_block) {
         auto entry = std::make_shared<Entry>();
         entry->tokens = prompts[first + i];
-        const auto length = static_cast<std::int64_t>(entry->tokens.size());
         entry->sequence = cache_.fork(*work.sequence, length);
         entry->hidden = result.hidden.slice_rows(work.row, length).clone();
         entry->bytes = static_cast<std::size_t>(KvCache::pages_for(length)) * KvCache::page_bytes(split_, decoder_.kv_row_width()) + entry->hidden.bytes();

@@ -38,7 +38,7 @@ class LowerSequence {
 /// they are recomputed, to the same bits on the CPU.
 class PrefixStore {
  public:
-  /// Keeps at most `budget_bytes` of finished prompts; `working_pages` are set aside for sequences in flight.
+  /// Keeps at most `budget_bytes` of finished prompts of at least a page (attention_block tokens); `working_pages` are set aside for sequences in flight.
   PrefixStore(const Decoder& decoder, std::int64_t split, std::size_t budget_bytes, std::int64_t working_pages);
   PrefixStore(const PrefixStore&) = delete;
   PrefixStore& operator=(const PrefixStore&) = delete;
