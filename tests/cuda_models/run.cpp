@@ -29,7 +29,7 @@ std::map<std::string, nlohmann::json> first_records(const std::filesystem::path&
 
 }  // namespace
 
-TEST_CASE("a run of ExpCTR on a CUDA device ends well and begins as on the CPU") {
+TEST_CASE("a run of ExpCTR on a CUDA device ends well and begins as on the CPU" * doctest::test_suite("slow")) {
   const TemporaryFolder folder;
   const TinyRun tiny = write_tiny_run(folder / "tiny");
   const auto start = std::chrono::steady_clock::now();
