@@ -48,6 +48,7 @@ RunDirectory::RunDirectory(const fs::path& out) : path_(out) {
   make_folders(path_);
   lock_ = lock_folder(path_);
   try {
+    for (const char* name : {"config.yaml", "metrics.json", "log.jsonl", "explanations.jsonl", "report.html"}) remove_unfinished_files(path_ / name);
     open_phase_file(path_ / ".phase");
   } catch (...) {
     ::close(lock_);

@@ -16,6 +16,9 @@ namespace fs = std::filesystem;
 
 namespace {
 
+/// Between a file's name and the process that is writing it.
+constexpr std::string_view unfinished_mark = ".tmp-";
+
 /// 0, or the errno that a test wants. Dies when the test wants that.
 int injected(FileOperation operation) {
   const FaultVerdict verdict = FaultGate::ask(operation);
@@ -165,7 +168,7 @@ void write_file_atomically(const fs::path& path, std::span<const std::byte> byte
   if (fs::is_directory(path)) throw_file_error(EISDIR, "write", path);
   // The process id keeps two writers of one path from tearing each other's temporary file.
   fs::path temporary = path;
-  temporary += fmt::format(".tmp-{}", ::getpid());
+  temporary += fmt::format("{}{}", unfinished_mark, ::getpid());
   try {
     OutputFile file = OutputFile::create(temporary);
     file.write(bytes);
@@ -181,6 +184,28 @@ void write_file_atomically(const fs::path& path, std::span<const std::byte> byte
 }
 
 void write_file_atomically(const fs::path& path, std::string_view text) { write_file_atomically(path, as_bytes(text)); }
+
+void remove_unfinished_files(const fs::path& path) {
+  const bool whole_folder = fs::is_directory(path);
+  std::vector<fs::path> found;
+  const auto look_at = [&](const fs::path& file) {
+    const std::string name = file.filename().string();
+    const std::size_t mark = name.rfind(unfinished_mark);
+    if (mark == std::string::npos || mark == 0 || (!whole_folder && name.substr(0, mark) != path.filename().string())) return;
+    const std::string process = name.substr(mark + unfinished_mark.size());
+    if (!process.empty() && process.find_first_not_of("0123456789") == std::string::npos) found.push_back(file);
+  };
+  std::error_code error;
+  if (whole_folder) {
+    for (const fs::directory_entry& entry : fs::recursive_directory_iterator(path, error)) look_at(entry.path());
+  } else {
+    for (const fs::directory_entry& entry : fs::directory_iterator(path.parent_path(), error)) look_at(entry.path());
+  }
+  for (const fs::path& file : found) {
+    if (!error) fs::remove(file, error);
+    if (error) throw_file_error(error.value(), "remove", file);
+  }
+}
 
 AppendFile::AppendFile(const fs::path& path, Mode mode) : file_(OutputFile::append_to(path)) {
   if (mode == Mode::fresh) {

@@ -59,6 +59,10 @@ void make_folders(const std::filesystem::path& folder);
 void write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes);
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
+/// Removes what processes that were killed inside write_file_atomically left: of the file `path`, or, when that is a folder, of every file in it and below. Only
+/// while nobody else writes there.
+void remove_unfinished_files(const std::filesystem::path& path);
+
 /// An append-only file of records that end with a newline (JSON lines). One append is one write(2): records reach the file whole or, when
 /// the process or the disk dies, torn at the end; opening cuts a torn end. An append that fails takes its bytes back, so that the file
 /// stays whole.

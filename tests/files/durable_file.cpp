@@ -191,3 +191,21 @@ TEST_CASE("SHA-256 gives the known answers of FIPS 180-2") {
   write_file_atomically(folder / "f", std::string(1'000'000, 'a'));
   CHECK(sha256_of_file(folder / "f") == "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
 }
+
+TEST_CASE("what killed processes left unfinished is removed, of one file or in a folder and below, and nothing else") {
+  const TemporaryFolder folder;
+  fs::create_directories(folder / "in/deep");
+  for (const char* name : {"a.json.tmp-12", "b.json.tmp-12", "in/deep/c.bin.tmp-7", "a.json", "a.json.tmp-", "a.json.tmp-x1", ".tmp-12", "in/notes.tmp"}) write_file_atomically(folder / name, "x");
+  const auto left = [&] {
+    std::set<std::string> names;
+    for (const auto& entry : fs::recursive_directory_iterator(folder.path())) {
+      if (entry.is_regular_file()) names.insert(fs::relative(entry.path(), folder.path()).string());
+    }
+    return names;
+  };
+  remove_unfinished_files(folder / "a.json");
+  CHECK(left() == std::set<std::string>{"a.json", "b.json.tmp-12", "in/deep/c.bin.tmp-7", "a.json.tmp-", "a.json.tmp-x1", ".tmp-12", "in/notes.tmp"});
+  remove_unfinished_files(folder / "in");
+  CHECK(left() == std::set<std::string>{"a.json", "b.json.tmp-12", "a.json.tmp-", "a.json.tmp-x1", ".tmp-12", "in/notes.tmp"});
+  remove_unfinished_files(folder / "not-there");
+}

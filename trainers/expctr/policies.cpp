@@ -141,8 +141,10 @@ Policy train_policy(ExpctrSession& session, const std::string& stage, int fold, 
     for (std::size_t i = 0; i < std::min<std::size_t>(3, texts.size()); ++i) {
       samples.push_back({{"target", batch[i]->context.target}, {"text", texts[i]}, {"reward_lc", rewards[i].lc}, {"reward_ic", rewards[i].ic}});
     }
+    std::vector<std::int32_t> rows;
+    for (const TextPair* pair : batch) rows.push_back(pair->pair.row);
     session.run().log(fold * ppo.steps + step + 1,
-                      {{"fold", fold}, {"policy_step", step + 1}, {"objective/kl", s.kl}, {"objective/scores", s.score_mean}, {"objective/scores_std", s.score_deviation},
+                      {{"fold", fold}, {"policy_step", step + 1}, {"rows", rows}, {"objective/kl", s.kl}, {"objective/scores", s.score_mean}, {"objective/scores_std", s.score_deviation},
                        {"objective/scores_min", s.score_least}, {"objective/scores_max", s.score_most}, {"objective/entropy", s.entropy},
                        {"objective/non_score_reward", s.non_score_reward}, {"objective/rlhf_reward", s.non_score_reward + s.score_mean}, {"reward/lc", lc}, {"reward/ic", ic},
                        {"policy/approxkl_avg", s.approximate_kl}, {"policy/clipfrac_avg", s.clip_fraction}, {"loss/policy_avg", s.policy_loss}, {"loss/value_avg", s.value_loss},

@@ -33,7 +33,6 @@ ExpctrSession::ExpctrSession(const RunOptions& options, const Config& config)
       data_(load_pairs(resolve_asset(config_.data_path), config_.pairs)),
       llm_(LanguageModel::load(resolve_asset(config_.llm_path), DecoderLoadOptions{device_, config_.compute})),
       lora_(config_.lora(llm_.decoder().config())) {
-  run_.write_config(config_.resolved);
   for (const std::string& warning : data_.dataset().interactions.warnings) log_warning("{}", warning);
   store_ = std::make_unique<PrefixStore>(llm_.decoder(), lora_.first_layer, config_.cache_bytes, working_pages(config_));
   base_hash_ = llm_.weights_hash();
@@ -152,11 +151,11 @@ nlohmann::json ExpctrSession::stage_details(std::string_view stage) const {
 void ExpctrSession::require_stage(std::string_view stage) const {
   const std::filesystem::path path = stage_folder(stage) / complete_file;
   if (!std::filesystem::exists(path)) {
-    throw UsageError(fmt::format("{} has not run in {}", stage, run_.path().string()), fmt::format("run it first: expctr_engine run {} --out {}", stage, run_.path().string()));
+    throw UsageError(fmt::format("{} has not run in {}", stage, run_.path().string()), fmt::format("run it first: {}", command_of(stage)));
   }
   if (!stage_complete(stage)) {
     throw UsageError(fmt::format("{} in {} was run with another configuration", stage, run_.path().string()),
-                     fmt::format("run it again with this one (expctr_engine run {} --out {}), or choose another --out", stage, run_.path().string()));
+                     fmt::format("run it again with this one ({} --resume never), or choose another --out", command_of(stage)));
   }
 }
 
@@ -187,7 +186,14 @@ bool ExpctrSession::begin_stage(std::string_view stage) {
     make_folders(folder);
     write_file_atomically(started, nlohmann::json{{"identity", stage_identity(stage)}}.dump() + "\n");
   }
+  remove_unfinished_files(folder);
+  // Only now: a command that was refused leaves the configuration of the results that stand here.
+  run_.write_config(config_.resolved);
   return true;
+}
+
+std::string ExpctrSession::command_of(std::string_view stage) const {
+  return fmt::format("expctr_engine run {}{} --out {}", stage, options_.config ? " --config " + options_.config->string() : "", run_.path().string());
 }
 
 std::string ExpctrSession::identity_of(std::string_view resolved_yaml, std::string_view stage) const {

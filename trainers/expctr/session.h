@@ -27,7 +27,7 @@ struct TextPair {
 
 class ExpctrSession {
  public:
-  /// Loads data and model; makes or opens the run's folder and writes config.yaml.
+  /// Loads data and model; makes or opens the run's folder.
   ExpctrSession(const RunOptions& options, std::string_view built_in_config);
   ExpctrSession(const ExpctrSession&) = delete;
   ExpctrSession& operator=(const ExpctrSession&) = delete;
@@ -74,7 +74,7 @@ class ExpctrSession {
   void mark_complete(std::string_view stage, nlohmann::json details);
   nlohmann::json stage_details(std::string_view stage) const;
   std::string stage_identity(std::string_view stage) const { return config_.identity(stage_sections(stage)); }
-  /// Opens a stage for work. False when it is complete already. With --resume never its results are dropped first. Throws UsageError when results of another
+  /// Opens a stage for work and writes config.yaml. False when it is complete already. With --resume never its results are dropped first. Throws UsageError when results of another
   /// configuration stand there: they are not overwritten unasked.
   bool begin_stage(std::string_view stage);
   /// Where `job` of a stage goes on: its newest checkpoint, or the one that --resume names. Throws UsageError when that belongs to another configuration.
@@ -87,6 +87,8 @@ class ExpctrSession {
 
  private:
   ExpctrSession(const RunOptions& options, const Config& config);
+  /// What a user types to run a stage here.
+  std::string command_of(std::string_view stage) const;
   std::string identity_of(std::string_view resolved_yaml, std::string_view stage) const;
   std::vector<TextPair> sample(Split split, std::optional<int> fold, std::int64_t count) const;
 

@@ -133,7 +133,9 @@ void run_sft(ExpctrSession& session) {
     const double norm = gradient_norm(optimiser.parameters());
     optimiser.step();
     ++step;
-    nlohmann::json record = {{"loss", loss}, {"grad_norm", norm}, {"epoch", epoch}};
+    std::vector<std::int32_t> rows;
+    for (const std::int32_t place : batch) rows.push_back(pairs[static_cast<std::size_t>(place)].pair.row);
+    nlohmann::json record = {{"loss", loss}, {"grad_norm", norm}, {"epoch", epoch}, {"rows", rows}};
     if (step % evaluate_every == 0 || step == steps) {
       const Quality quality = measure(session, adapter, held_out);
       record["valid/auc"] = quality.auc;

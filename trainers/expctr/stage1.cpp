@@ -26,9 +26,12 @@ void run_stage1(ExpctrSession& session) {
 
   session.check_frozen();
   if (scorer != nullptr && hash_of(scorer->parameters()) != scorer_hash) throw Error("the scorer's adapter changed during stage1", "this is a bug: please report it");
-  nlohmann::json hashes = nlohmann::json::array();
-  for (const Policy& policy : policies) hashes.push_back(hash_of(policy.parameters()));
-  session.mark_complete("stage1", {{"base_hash", session.base_hash()}, {"scorer_hash", scorer_hash}, {"policy_hashes", hashes}, {"explanations", store.size()}});
+  nlohmann::json hashes = nlohmann::json::array(), fresh_hashes = nlohmann::json::array();
+  for (int fold = 0; fold < static_cast<int>(policies.size()); ++fold) {
+    hashes.push_back(hash_of(policies[static_cast<std::size_t>(fold)].parameters()));
+    fresh_hashes.push_back(hash_of(fresh(fold).parameters()));
+  }
+  session.mark_complete("stage1", {{"base_hash", session.base_hash()}, {"scorer_hash", scorer_hash}, {"fresh_hashes", fresh_hashes}, {"policy_hashes", hashes}, {"explanations", store.size()}});
 }
 
 }  // namespace expctr

@@ -15,10 +15,9 @@
 namespace expctr {
 namespace {
 
-// Trains one of the two models, or does nothing when its file is there.
+// Trains one of the two models. One whose training was finished before an interruption comes out of its last checkpoint again, with all its numbers.
 nlohmann::json train_click_model(ExpctrSession& session, const std::string& name, const CtrTrainingData& data) {
   const std::filesystem::path file = session.stage_folder("stage2") / (name + ".safetensors");
-  if (std::filesystem::exists(file)) return nullptr;
   const std::string job = "stage2-" + name;
   CtrTrainingHooks hooks;
   hooks.device = session.device();
@@ -48,7 +47,7 @@ nlohmann::json train_click_model(ExpctrSession& session, const std::string& name
   const CtrTraining training = train_ctr(config, data, session.config().seed, hooks);
   save_din(training.model, file);
   log_info("stage2  {}: best epoch {} of {}, validation AUC {:.4f}", name, training.best_epoch, training.epochs, training.best_auc);
-  return {{"best_epoch", training.best_epoch}, {"epochs", training.epochs}, {"valid_auc", training.best_auc}, {"steps", training.steps}, {"rows", training.rows_seen}, {"seconds", training.seconds}};
+  return {{"best_epoch", training.best_epoch}, {"epochs", training.epochs}, {"valid_auc", training.best_auc}, {"steps", training.steps}, {"rows", training.epochs * std::ssize(data.train)}, {"seconds", training.seconds}};
 }
 
 }  // namespace
