@@ -26,7 +26,7 @@ std::vector<json> answers(const TemporaryFolder& folder, std::vector<std::string
 
 TEST_CASE("tokenize gives the reference ids of a GGUF file and of a folder, and decodes them") {
   const auto stories = stories_folder();
-  if (!stories) return skip_test("oracle llm/stories260k");
+  if (!stories) return skip_test("model stories260k");
   const TemporaryFolder folder;
   for (const char* name : {"stories260K.gguf", "hf"}) {
     CAPTURE(name);
@@ -55,7 +55,7 @@ TEST_CASE("tokenize gives the reference ids of a GGUF file and of a folder, and 
 
 TEST_CASE("greedy generation gives the reference tokens; score gives their log-probabilities again") {
   const auto stories = stories_folder();
-  if (!stories) return skip_test("oracle llm/stories260k");
+  if (!stories) return skip_test("model stories260k");
   const TemporaryFolder folder;
   const std::string model = (*stories / "stories260K.gguf").string();
   const json cases = read_json(*stories / "cases.json").at("cases");
@@ -98,7 +98,7 @@ TEST_CASE("greedy generation gives the reference tokens; score gives their log-p
 
 TEST_CASE("a seed gives the same text, whatever the batch") {
   const auto stories = stories_folder();
-  if (!stories) return skip_test("oracle llm/stories260k");
+  if (!stories) return skip_test("model stories260k");
   const TemporaryFolder folder;
   std::vector<json> prompts;
   for (const char* text : {"Once", "The dog", "Lily and Tom went to the park", "One day"}) prompts.push_back({{"prompt", text}});
@@ -118,7 +118,7 @@ TEST_CASE("a seed gives the same text, whatever the batch") {
 
 TEST_CASE("prompts that do not fit the model's positions are refused") {
   const auto stories = stories_folder();
-  if (!stories) return skip_test("oracle llm/stories260k");
+  if (!stories) return skip_test("model stories260k");
   const TemporaryFolder folder;
   const Outcome outcome =
       run_program(folder.path(), {"generate", "--model", (*stories / "hf").string(), "--prompt", "Once", "--max-new-tokens", "100000"});
@@ -130,7 +130,7 @@ TEST_CASE("prompts that do not fit the model's positions are refused") {
 
 TEST_CASE("inspect lists the tensors of a GGUF file, a folder and an adapter") {
   const auto stories = stories_folder();
-  if (!stories) return skip_test("oracle llm/stories260k");
+  if (!stories) return skip_test("model stories260k");
   const TemporaryFolder folder;
   const json gguf = answers(folder, {"inspect", (*stories / "stories260K.gguf").string()}).at(0),
              hf = answers(folder, {"inspect", (*stories / "hf").string()}).at(0);

@@ -20,12 +20,4 @@ std::string write_json_lines(const std::filesystem::path& path, const std::vecto
   return path.string();
 }
 
-std::optional<std::filesystem::path> stories_folder() {
-  for (const auto& root : {oracle_root(), source_root() / ".." / "shared" / "oracles"}) {
-    const auto folder = root / "llm" / "stories260k";
-    if (std::filesystem::exists(folder / "stories260K.gguf")) return std::filesystem::absolute(folder);
-  }
-  return std::nullopt;
-}
-
 }  // namespace expctr

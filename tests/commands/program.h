@@ -15,7 +15,5 @@ namespace expctr {
 std::vector<nlohmann::json> json_lines(const Outcome& outcome);
 /// Writes objects as JSON lines; returns the path as text.
 std::string write_json_lines(const std::filesystem::path& path, const std::vector<nlohmann::json>& objects);
-/// The folder oracles/llm/stories260k: among the reference values, or beside the source tree under shared/.
-std::optional<std::filesystem::path> stories_folder();
 
 }  // namespace expctr

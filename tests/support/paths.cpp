@@ -53,7 +53,7 @@ fs::path oracle_root() {
 
 std::optional<std::filesystem::path> stories_folder() {
   for (const std::filesystem::path& root : {oracle_root(), source_root() / ".." / "shared" / "oracles"}) {
-    if (std::filesystem::exists(root / "llm" / "stories260k")) return root / "llm" / "stories260k";
+    if (std::filesystem::exists(root / "llm" / "stories260k")) return std::filesystem::absolute(root / "llm" / "stories260k");
   }
   return std::nullopt;
 }
