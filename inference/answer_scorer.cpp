@@ -1,11 +1,13 @@
 #include "inference/answer_scorer.h"
 
+#include "base/error.h"
 #include "engine/autograd/tape.h"
 #include "engine/ops/embedding.h"
 
 namespace expctr {
 
 AnswerScorer::AnswerScorer(PrefixStore& store, const LoraAdapter* adapter, LanguageModel::Answers answers) : store_(store), adapter_(adapter) {
+  if (adapter != nullptr && adapter->config().first_layer < store.split()) throw UsageError("scoring: the adapter has layers below the store's split", "split the store at the adapter's first layer");
   const std::int32_t ids[] = {answers.yes, answers.no};
   head_ = store.decoder().head_rows(ids);
 }
@@ -21,6 +23,7 @@ std::vector<double> AnswerScorer::margins(std::span<const Tokens> prompts, bool 
     std::vector<std::int32_t> last;
     std::int64_t tokens = 0;
     while (next < prompts.size() && (next == first || tokens + static_cast<std::int64_t>(prompts[next].size()) <= forward_token_budget)) {
+      if (prompts[next].empty()) throw UsageError("scoring: a prompt has no tokens", "give at least one token");
       lengths.push_back(static_cast<std::int64_t>(prompts[next].size()));
       tokens += lengths.back();
       last.push_back(static_cast<std::int32_t>(tokens - 1));

@@ -1,5 +1,7 @@
 #include "inference/generator.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -13,7 +15,8 @@ namespace {
 
 struct Row {
   std::size_t request;
-  CachedSequence lower, upper;
+  LowerSequence lower;
+  CachedSequence upper;                ///< in the cache of this call, which goes with it
   std::int64_t prompt_tokens;
   Tensor prompt_hidden;                ///< waiting for the upper blocks; undefined once decoding
   std::vector<Tensor> response_hidden; ///< [1, width] each, when states are kept
@@ -42,6 +45,9 @@ std::vector<Generation> generate(PrefixStore& store, const LoraAdapter* adapter,
   const Decoder& decoder = store.decoder();
   const DecoderConfig& config = decoder.config();
   const Device device = decoder.device();
+  if (adapter != nullptr && adapter->config().first_layer < store.split()) {
+    throw UsageError(fmt::format("generation: the adapter starts at layer {}, the store is split at {}", adapter->config().first_layer, store.split()), "split the store at the adapter's first layer");
+  }
   if (options.max_new_tokens < 1 || options.batch < 1) throw UsageError("generation: max_new_tokens and batch are at least 1");
 
   std::int64_t longest = 0;
@@ -67,7 +73,7 @@ std::vector<Generation> generate(PrefixStore& store, const LoraAdapter* adapter,
       std::vector<CachedSequence*> sequences;
       std::vector<std::int32_t> ids;
       for (Row& row : rows) {
-        sequences.push_back(&row.lower);
+        sequences.push_back(&*row.lower);
         ids.push_back(results[row.request].tokens.back());
       }
       step_hidden = store.advance(sequences, ids);
@@ -140,7 +146,6 @@ std::vector<Generation> generate(PrefixStore& store, const LoraAdapter* adapter,
         result.split_hidden = stack_rows(states, config.width, device);
         result.final_hidden = stack_rows(row.final_hidden, config.width, device);
       }
-      store.release(row.lower);
       upper_cache.release(row.upper);
     }
     rows = std::move(remaining);

@@ -34,6 +34,20 @@ std::int64_t pool_pages(const Decoder& decoder, std::int64_t split, std::size_t 
 
 }  // namespace
 
+LowerSequence& LowerSequence::operator=(LowerSequence&& other) noexcept {
+  if (this != &other) {
+    release();
+    store_ = std::exchange(other.store_, nullptr);
+    sequence_ = std::move(other.sequence_);
+  }
+  return *this;
+}
+
+void LowerSequence::release() noexcept {
+  if (store_ != nullptr) store_->cache_.release(sequence_);
+  store_ = nullptr;
+}
+
 PrefixStore::PrefixStore(const Decoder& decoder, std::int64_t split, std::size_t budget_bytes, std::int64_t working_pages)
     : decoder_(decoder), split_(split), budget_(budget_bytes),
       cache_(0, split, decoder.kv_row_width(), pool_pages(decoder, split, budget_bytes, working_pages), decoder.device()) {}
@@ -101,7 +115,7 @@ PrefixStore::Lower PrefixStore::run(std::span<const Tokens> prompts, bool rememb
     struct Work {
       std::shared_ptr<Entry> prefix;
       std::int64_t common = 0, row = 0;
-      CachedSequence sequence;
+      LowerSequence sequence;
     };
     std::vector<Work> chunk;
     std::vector<std::int32_t> ids;
@@ -113,7 +127,7 @@ PrefixStore::Lower PrefixStore::run(std::span<const Tokens> prompts, bool rememb
       work.prefix = find(prompt, work.common);
       const std::int64_t fresh = static_cast<std::int64_t>(prompt.size()) - work.common;
       if (!chunk.empty() && static_cast<std::int64_t>(ids.size()) + fresh > forward_token_budget) break;
-      if (work.prefix != nullptr) work.sequence = cache_.fork(work.prefix->sequence, work.common);
+      work.sequence = LowerSequence(*this, work.prefix == nullptr ? CachedSequence() : cache_.fork(work.prefix->sequence, work.common));
       ids.insert(ids.end(), prompt.begin() + work.common, prompt.end());
       counts.push_back(fresh);
       work.row = row;
@@ -123,10 +137,10 @@ PrefixStore::Lower PrefixStore::run(std::span<const Tokens> prompts, bool rememb
     }
     tokens_computed_ += ids.size();
     std::int64_t pages = 0;
-    for (std::size_t i = 0; i < chunk.size(); ++i) pages += cache_.pages_needed(chunk[i].sequence, counts[i]);
+    for (std::size_t i = 0; i < chunk.size(); ++i) pages += cache_.pages_needed(*chunk[i].sequence, counts[i]);
     make_room(pages);
     std::vector<CachedSequence*> sequences;
-    for (Work& work : chunk) sequences.push_back(&work.sequence);
+    for (Work& work : chunk) sequences.push_back(&*work.sequence);
 
     Tensor fresh_hidden;
     if (!ids.empty()) {
@@ -139,20 +153,17 @@ PrefixStore::Lower PrefixStore::run(std::span<const Tokens> prompts, bool rememb
       if (work.common > 0) result.hidden.slice_rows(work.row, work.common).copy_from(work.prefix->hidden.slice_rows(0, work.common));
       if (counts[i] > 0) result.hidden.slice_rows(work.row + work.common, counts[i]).copy_from(fresh_hidden.slice_rows(fresh_row, counts[i]));
       fresh_row += counts[i];
-      if (remember && counts[i] > 0) {
+      const auto length = std::ssize(prompts[first + i]);
+      // Prompts are found by their whole pages: a shorter one would be kept for nothing, once more at every call.
+      if (remember && counts[i] > 0 && length >= attention_block) {
         auto entry = std::make_shared<Entry>();
         entry->tokens = prompts[first + i];
-        const auto length = static_cast<std::int64_t>(entry->tokens.size());
-        entry->sequence = cache_.fork(work.sequence, length);
+        entry->sequence = cache_.fork(*work.sequence, length);
         entry->hidden = result.hidden.slice_rows(work.row, length).clone();
         entry->bytes = static_cast<std::size_t>(KvCache::pages_for(length)) * KvCache::page_bytes(split_, decoder_.kv_row_width()) + entry->hidden.bytes();
         insert(std::move(entry));
       }
-      if (keep_sequences) {
-        result.sequences.push_back(std::move(work.sequence));
-      } else {
-        cache_.release(work.sequence);
-      }
+      if (keep_sequences) result.sequences.push_back(std::move(work.sequence));
     }
   }
   return result;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "models/llm/decoder.h"
@@ -15,11 +16,29 @@ namespace expctr {
 
 using Tokens = std::vector<std::int32_t>;
 
+class PrefixStore;
+
+/// A sequence of a PrefixStore that gives its pages back at the end of its life, also when an exception ends it.
+class LowerSequence {
+ public:
+  LowerSequence() = default;
+  LowerSequence(PrefixStore& store, CachedSequence sequence) : store_(&store), sequence_(std::move(sequence)) {}
+  LowerSequence(LowerSequence&& other) noexcept : store_(std::exchange(other.store_, nullptr)), sequence_(std::move(other.sequence_)) {}
+  LowerSequence& operator=(LowerSequence&& other) noexcept;
+  ~LowerSequence() { release(); }
+  CachedSequence& operator*() { return sequence_; }
+  void release() noexcept;
+
+ private:
+  PrefixStore* store_ = nullptr;
+  CachedSequence sequence_;
+};
+
 /// Splits a decoder at layer `split`: blocks below always use the base weights. Results do not depend on what is in the store (row invariance): without it
 /// they are recomputed, to the same bits on the CPU.
 class PrefixStore {
  public:
-  /// Keeps at most `budget_bytes` of finished prompts; `working_pages` are set aside for sequences in flight.
+  /// Keeps at most `budget_bytes` of finished prompts of at least a page (attention_block tokens); `working_pages` are set aside for sequences in flight.
   PrefixStore(const Decoder& decoder, std::int64_t split, std::size_t budget_bytes, std::int64_t working_pages);
   PrefixStore(const PrefixStore&) = delete;
   PrefixStore& operator=(const PrefixStore&) = delete;
@@ -28,20 +47,20 @@ class PrefixStore {
   std::int64_t split() const { return split_; }
 
   struct Lower {
-    Tensor hidden;                          ///< [sum of prompt lengths, width], output of block split - 1 (the embeddings when split is 0)
-    std::vector<CachedSequence> sequences;  ///< filled when asked for; give each back through release()
+    Tensor hidden;                         ///< [sum of prompt lengths, width], output of block split - 1 (the embeddings when split is 0)
+    std::vector<LowerSequence> sequences;  ///< filled when asked for
   };
   /// Whole prompts. `remember`: keep them for later calls. `keep_sequences`: the caller goes on decoding.
   Lower run(std::span<const Tokens> prompts, bool remember, bool keep_sequences);
   /// One more token for each sequence: ids [sequences] -> hidden [sequences, width].
   Tensor advance(std::span<CachedSequence* const> sequences, std::span<const std::int32_t> ids);
-  void release(CachedSequence& sequence) noexcept { cache_.release(sequence); }
 
   std::uint64_t tokens_asked() const { return tokens_asked_; }
   std::uint64_t tokens_computed() const { return tokens_computed_; }
   std::size_t bytes() const { return bytes_; }
 
  private:
+  friend class LowerSequence;
   struct Entry {
     Tokens tokens;
     CachedSequence sequence;

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <mutex>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "base/error.h"
@@ -29,6 +30,7 @@ std::size_t rounded(std::size_t bytes) {
 struct Pool {
   std::mutex mutex;
   std::unordered_map<std::size_t, std::vector<void*>> free_blocks;
+  std::unordered_set<void*> exact_blocks;  // those that do not return to free_blocks
   MemoryStatistics statistics;
 };
 
@@ -43,6 +45,8 @@ constexpr unsigned char guard_pattern = 0xA5, poison = 0xFF;  // 0xFF.. is a NaN
 std::atomic<bool> guards{false};
 std::atomic<std::uint64_t> violations{0};
 
+std::atomic<bool> exact{false};
+
 std::mutex failure_mutex;
 std::uint64_t failure_countdown = 0;
 
@@ -53,7 +57,10 @@ bool planned_failure() {
 
 void* system_allocate(Device device, std::size_t bytes) {
   if (device.is_cuda()) {
-    if constexpr (has_cuda) return cuda::allocate(bytes);
+    if constexpr (has_cuda) {
+      current_stream(device);  // memory comes from the thread's current device
+      return cuda::allocate(bytes);
+    }
   }
   return std::aligned_alloc(64, bytes);
 }
@@ -79,13 +86,14 @@ void drop_free_blocks(Device device, Pool& p) {
 }  // namespace
 
 void* allocate_bytes(Device device, std::size_t asked) {
-  const std::size_t bytes = rounded(asked + guard_bytes);
+  const bool is_exact = exact && device.is_cuda();
+  const std::size_t bytes = is_exact ? std::max<std::size_t>(asked, 1) : rounded(asked + guard_bytes);
   Pool& p = pool(device);
   const std::lock_guard lock(p.mutex);
   void* block = nullptr;
   if (!planned_failure()) {
     auto& blocks = p.free_blocks[bytes];
-    if (!blocks.empty()) {
+    if (!is_exact && !blocks.empty()) {
       block = blocks.back();
       blocks.pop_back();
     } else {
@@ -104,6 +112,7 @@ void* allocate_bytes(Device device, std::size_t asked) {
     throw ResourceError(fmt::format("out of memory on {}: {} bytes asked for, {} in use", device_name(device), asked, p.statistics.in_use),
                         "use a smaller batch, shorter prompts or a smaller cache.prefix_bytes");
   }
+  if (is_exact) p.exact_blocks.insert(block);
   p.statistics.in_use += bytes;
   if (p.statistics.in_use > p.statistics.peak) p.statistics.peak = p.statistics.in_use;
   if (guards && !device.is_cuda()) {
@@ -115,14 +124,20 @@ void* allocate_bytes(Device device, std::size_t asked) {
 
 void release_bytes(Device device, void* pointer, std::size_t asked) noexcept {
   if (pointer == nullptr) return;
-  const std::size_t bytes = rounded(asked + guard_bytes);
   if (guards && !device.is_cuda()) {
     const auto* behind = static_cast<const unsigned char*>(pointer) + asked;
     if (std::any_of(behind, behind + guard_bytes, [](unsigned char byte) { return byte != guard_pattern; })) ++violations;
   }
   Pool& p = pool(device);
   const std::lock_guard lock(p.mutex);
+  const bool is_exact = p.exact_blocks.erase(pointer) != 0;
+  const std::size_t bytes = is_exact ? std::max<std::size_t>(asked, 1) : rounded(asked + guard_bytes);
   p.statistics.in_use -= bytes;
+  if (is_exact) {
+    system_release(device, pointer);
+    p.statistics.reserved -= bytes;
+    return;
+  }
   try {
     p.free_blocks[bytes].push_back(pointer);
   } catch (...) {
@@ -153,6 +168,8 @@ void set_memory_guards(bool on) {
   guards = on;
   violations = 0;
 }
+
+void set_exact_blocks(bool on) { exact = on; }
 
 std::uint64_t guard_violations() { return violations; }
 

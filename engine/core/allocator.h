@@ -27,6 +27,10 @@ void set_memory_guards(bool on);
 /// Blocks found written past their end since the guards were switched on.
 std::uint64_t guard_violations();
 
+/// Tests: while on, blocks of CUDA devices come from the system in the size asked for and go back at once, so that a device that checks memory
+/// sees what is read or written past a tensor's end, and what is read before it was written.
+void set_exact_blocks(bool on);
+
 /// Tests: the n-th allocation from now (counting from 1) fails; 0 switches the plan off.
 void fail_allocation(std::uint64_t n);
 

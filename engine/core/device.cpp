@@ -35,10 +35,12 @@ Stream current_stream(Device device) {
   if (!device.is_cuda()) return {};
   if constexpr (has_cuda) {
     static Stream streams[16];
-    if (streams[device.index].handle == nullptr) {
+    thread_local int current = -1;  // CUDA keeps the current device per thread
+    if (current != device.index) {
       cuda::set_device(device.index);
-      streams[device.index] = cuda::create_stream();
+      current = device.index;
     }
+    if (streams[device.index].handle == nullptr) streams[device.index] = cuda::create_stream();
     return streams[device.index];
   }
   return {};

@@ -23,7 +23,7 @@ constexpr Device cpu_device{};
 Device parse_device(std::string_view text);
 std::string device_name(Device device);
 
-/// The stream that this process queues its work on; null on the CPU.
+/// The stream that this process queues its work on; null on the CPU. Makes the device the calling thread's current one.
 Stream current_stream(Device device);
 /// Waits until all queued work of the device is done.
 void synchronise(Device device);

@@ -13,6 +13,11 @@
 #include "engine/ops/rotary.h"
 
 namespace expctr {
+namespace {
+
+std::int64_t last_of(const std::vector<std::int32_t>& positions) { return positions.empty() ? 0 : *std::max_element(positions.begin(), positions.end()); }
+
+}  // namespace
 
 TokenContext whole_sequences(std::span<const std::int64_t> lengths, Device device) {
   std::vector<std::int32_t> positions, offsets = {0};
@@ -21,6 +26,7 @@ TokenContext whole_sequences(std::span<const std::int64_t> lengths, Device devic
     offsets.push_back(static_cast<std::int32_t>(positions.size()));
   }
   TokenContext context;
+  context.last_position = last_of(positions);
   context.positions = Tensor::of(positions, {static_cast<std::int64_t>(positions.size())}, device);
   context.sequence_offsets = Tensor::of(offsets, {static_cast<std::int64_t>(offsets.size())}, device);
   return context;
@@ -42,6 +48,7 @@ TokenContext continue_sequences(KvCache& cache, std::span<CachedSequence* const>
   for (std::size_t s = 0; s < sequences.size(); ++s) std::copy(sequences[s]->pages.begin(), sequences[s]->pages.end(), table.begin() + static_cast<std::ptrdiff_t>(s * most_pages));
   const auto count = static_cast<std::int64_t>(sequences.size()), tokens = static_cast<std::int64_t>(positions.size());
   TokenContext context;
+  context.last_position = last_of(positions);
   context.positions = Tensor::of(positions, {tokens}, device);
   context.sequence_offsets = Tensor::of(offsets, {count + 1}, device);
   context.cache = &cache;
@@ -72,12 +79,11 @@ Tensor Decoder::embed(const Tensor& ids) const { return gather(embedding_, ids);
 
 Tensor Decoder::blocks(std::int64_t first, std::int64_t last, Tensor hidden, const TokenContext& context, const AdapterPlan& adapters) const {
   if (hidden.dim(0) == 0) return hidden;
-  std::int32_t most = 0;
-  for (const std::int32_t position : context.positions.to_vector<std::int32_t>()) most = std::max(most, position);
-  if (most >= config_.positions) {
-    throw UsageError(fmt::format("a prompt reaches position {}, the model was built for {}", most, config_.positions), "shorten the prompt or lower prompt.max_tokens");
+  if (context.last_position >= config_.positions) {
+    throw UsageError(fmt::format("a prompt reaches position {}, the model was built for {}", context.last_position, config_.positions),
+                     "shorten the prompt or lower prompt.max_tokens");
   }
-  const Tensor& table = rope_table_for(most + 1);
+  const Tensor& table = rope_table_for(context.last_position + 1);
   for (std::int64_t layer = first; layer < last; ++layer) hidden = block(layer, hidden, context, adapters, table);
   return hidden;
 }

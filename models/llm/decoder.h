@@ -24,6 +24,7 @@ struct DecoderLayer {
 struct TokenContext {
   Tensor positions;         ///< [tokens] i32
   Tensor sequence_offsets;  ///< [sequences + 1] i32, tokens of each sequence in this batch
+  std::int64_t last_position = 0;  ///< largest of positions; on the host, so that no pass waits for a device to read it
   /// With a cache: the tokens continue cached sequences; without one: each sequence is whole, positions count from 0, and gradients pass.
   const KvCache* cache = nullptr;
   Tensor context_lengths;   ///< [sequences] i32, cached tokens including the new ones

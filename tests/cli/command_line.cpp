@@ -103,7 +103,7 @@ TEST_CASE("explain and evaluate start the jobs of their names on a finished run"
 
 TEST_CASE("unknown words name the nearest known one") {
   check_error({"rnu", "sft"}, 2, "error: unknown command 'rnu'\nHINT: did you mean 'run'?\n");
-  check_error({"zzzzzz"}, 2, "error: unknown command 'zzzzzz'\nHINT: known: run, explain, evaluate\n");
+  check_error({"zzzzzz"}, 2, "error: unknown command 'zzzzzz'\nHINT: known: run, explain, evaluate, generate, score, tokenize, embed, data, inspect, bench, doctor\n");
   check_error({"run", "stgae1"}, 2,
               "error: unknown job 'stgae1'\nHINT: did you mean 'stage1'? jobs: sft, stage1, stage2, explain, evaluate, memory, fault, "
               "input, resources, "

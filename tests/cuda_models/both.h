@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/core/allocator.h"
 #include "engine/core/tensor.h"
 #include "models/named_tensor.h"
 #include "tests/support/oracle.h"
@@ -15,6 +16,15 @@
 namespace expctr::test {
 
 inline Device cuda_device() { return {DeviceType::cuda, 0}; }
+
+/// While alive, every tensor of a CUDA device is a block of its own: the virtual GPU then checks bounds and first reads to the byte.
+class ExactBlocks {
+ public:
+  ExactBlocks() { set_exact_blocks(true); }
+  ~ExactBlocks() { set_exact_blocks(false); }
+  ExactBlocks(const ExactBlocks&) = delete;
+  ExactBlocks& operator=(const ExactBlocks&) = delete;
+};
 
 /// Largest difference over the largest magnitude of the reference; infinite for NaN and for different sizes.
 inline double relative_difference(const std::vector<double>& got, const std::vector<double>& reference, double floor = 0.0) {
@@ -31,7 +41,8 @@ inline double relative_difference(const Tensor& got, const Tensor& reference, do
   return relative_difference(doubles(got), doubles(reference), floor);
 }
 
-/// Gradients of two lists of parameters with the same names. A gradient that is small beside the others is measured against 5 % of the largest one.
+/// Gradients of two lists of parameters with the same names. A gradient that is small beside the others is measured against 5 % of the
+/// largest one.
 inline double gradient_difference(const std::vector<NamedTensor>& got, const std::vector<NamedTensor>& reference) {
   REQUIRE(got.size() == reference.size());
   double most = 0.0, worst = 0.0;
@@ -50,7 +61,8 @@ inline double gradient_difference(const std::vector<NamedTensor>& got, const std
 }
 
 /// How far the parameters have moved apart since `before`, over the largest move of all.
-inline double change_difference(const std::vector<NamedTensor>& got, const std::vector<NamedTensor>& reference, const std::vector<NamedTensor>& before) {
+inline double change_difference(const std::vector<NamedTensor>& got, const std::vector<NamedTensor>& reference,
+                                const std::vector<NamedTensor>& before) {
   REQUIRE(got.size() == reference.size());
   double most = 0.0, worst = 0.0;
   for (std::size_t i = 0; i < got.size(); ++i) {

@@ -23,7 +23,8 @@ struct Batch {
 };
 
 Batch packed_batch(const SafetensorsFile& file) {
-  const std::vector<std::int32_t> ids = integers(file, "input_ids_right"), mask = integers(file, "mask_right"), labels = integers(file, "labels_right");
+  const std::vector<std::int32_t> ids = integers(file, "input_ids_right"), mask = integers(file, "mask_right"),
+                                  labels = integers(file, "labels_right");
   const Shape shape = shape_of(file, "input_ids_right");
   Batch batch;
   for (std::int64_t b = 0; b < shape[0]; ++b) {
@@ -73,7 +74,8 @@ std::vector<double> packed(const std::vector<double>& padded, std::size_t padded
   return result;
 }
 
-void check_gradients(OracleReport& report, const SafetensorsFile& file, const std::string& stem, const std::vector<NamedTensor>& parameters, double tolerance) {
+void check_gradients(OracleReport& report, const SafetensorsFile& file, const std::string& stem, const std::vector<NamedTensor>& parameters,
+                     double tolerance) {
   double most = 0.0;
   for (const NamedTensor& p : parameters) {
     for (const double v : doubles(file, stem + p.name)) most = std::max(most, std::abs(v));
@@ -113,7 +115,8 @@ void check_case(const std::filesystem::path& folder) {
     const LoraAdapter adapter = load_peft(folder / "lora", frozen.config(), DType::f32, cuda_device(), true);
     const LoraAdapter twin = load_peft(folder / "lora", frozen.config(), DType::f32, cpu_device, true);
     const AdapterPlan plan(&adapter), twin_plan(&twin);
-    report.compare("LoRA logits", doubles(logits(frozen, batch, plan)), packed(doubles(file, "logits_right"), padded_tokens, batch), tolerance);
+    report.compare("LoRA logits", doubles(logits(frozen, batch, plan)), packed(doubles(file, "logits_right"), padded_tokens, batch),
+                   tolerance);
     {
       Tape tape;
       tape.backward(mean_loss(frozen, batch, plan));
@@ -131,6 +134,7 @@ void check_case(const std::filesystem::path& folder) {
 }  // namespace
 
 TEST_CASE("oracles: tiny decoders on a CUDA device") {
+  const ExactBlocks exact_blocks;
   const std::vector<std::filesystem::path> folders = case_folders(oracle_root() / "llm" / "transformer_tiny", "manifest.json");
   int checked = 0;
   for (const std::filesystem::path& folder : folders) {

@@ -1,11 +1,12 @@
 // One training step of DIN with a text adapter on a CUDA device against the CPU: outputs, gradients, Adam, running statistics, evaluation.
+#include "models/ctr/din.h"
+
 #include <fmt/format.h>
 
 #include "engine/autograd/tape.h"
 #include "engine/ops/loss.h"
 #include "engine/ops/reduce.h"
 #include "engine/optim/adam.h"
-#include "models/ctr/din.h"
 #include "models/ctr/din_batch.h"
 #include "models/parameters.h"
 #include "tests/cuda_models/both.h"
@@ -82,9 +83,12 @@ struct Step {
   DinBatch batch;
   Tensor loss, logit, evaluated;
 
-  // A large epsilon: with the usual one Adam's first step is the sign of the gradient, whatever its size, and shows rounding as a full step.
+  // A large epsilon: with the usual one Adam's first step is the sign of the gradient, whatever its size, and shows rounding as a full
+  // step.
   Step(const DinOptions& options, const Data& data, Device device)
-      : model(options, 3, DType::f32, device), optimiser(model.parameters(), AdamOptions{1e-2, 0.9, 0.999, 1e-3, 0.0}), batch(data.batch(options, device)) {
+      : model(options, 3, DType::f32, device),
+        optimiser(model.parameters(), AdamOptions{1e-2, 0.9, 0.999, 1e-3, 0.0}),
+        batch(data.batch(options, device)) {
     Tape tape;
     CtrMode mode{.training = true, .sample_ids = {}, .dropout = {}};
     mode.dropout.seed = 11;
@@ -102,6 +106,7 @@ struct Step {
 }  // namespace
 
 TEST_CASE("a training step of DIN with texts on a CUDA device is the step of the CPU") {
+  const ExactBlocks exact_blocks;
   const Data data;
   for (const bool softmax : {false, true}) {
     CAPTURE(softmax);

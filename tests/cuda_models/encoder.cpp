@@ -31,7 +31,8 @@ void write_encoder(const std::filesystem::path& folder) {
   add("embeddings.LayerNorm", width, 0);
   for (std::int64_t i = 0; i < layers; ++i) {
     const std::string layer = fmt::format("encoder.layer.{}.", i);
-    for (const char* name : {"attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"}) add(layer + name, width, width);
+    for (const char* name : {"attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"})
+      add(layer + name, width, width);
     add(layer + "intermediate.dense", inner, width);
     add(layer + "output.dense", width, inner);
     add(layer + "attention.output.LayerNorm", width, 0);
@@ -40,18 +41,21 @@ void write_encoder(const std::filesystem::path& folder) {
   const Initialiser initial{23};
   std::vector<Tensor> values;
   std::vector<TensorBytes> all;
-  for (const auto& [name, shape] : tensors) values.push_back(initial.normal(name, Shape(shape), name.find("LayerNorm.weight") != std::string::npos ? 1.0 : 0.2));
+  for (const auto& [name, shape] : tensors)
+    values.push_back(initial.normal(name, Shape(shape), name.find("LayerNorm.weight") != std::string::npos ? 1.0 : 0.2));
   for (std::size_t i = 0; i < tensors.size(); ++i) all.push_back({tensors[i].first, DType::f32, tensors[i].second, values[i].data()});
   write_file_atomically(folder / "model.safetensors", serialise_safetensors(all));
-  const nlohmann::json config = {{"hidden_act", "gelu"},         {"hidden_size", width},   {"num_hidden_layers", layers}, {"num_attention_heads", 2},
-                                 {"intermediate_size", inner},   {"vocab_size", vocabulary}, {"max_position_embeddings", positions}, {"type_vocab_size", 2},
-                                 {"layer_norm_eps", 1e-12}};
+  const nlohmann::json config = {
+      {"hidden_act", "gelu"},       {"hidden_size", width},     {"num_hidden_layers", layers},          {"num_attention_heads", 2},
+      {"intermediate_size", inner}, {"vocab_size", vocabulary}, {"max_position_embeddings", positions}, {"type_vocab_size", 2},
+      {"layer_norm_eps", 1e-12}};
   write_file_atomically(folder / "config.json", config.dump());
 }
 
 }  // namespace
 
 TEST_CASE("a text encoder on a CUDA device gives the vectors and gradients of the CPU") {
+  const ExactBlocks exact_blocks;
   const TemporaryFolder folder;
   write_encoder(folder.path());
   Draws draws(8);

@@ -63,10 +63,9 @@ void compare_greedy(OracleReport& report, PrefixStore& store, const std::vector<
 }  // namespace
 
 TEST_CASE("oracles: stories260K") {
-  const std::filesystem::path folder = oracle_root() / "llm" / "stories260k";
-  const std::filesystem::path shared = source_root() / ".." / "shared" / "oracles" / "llm" / "stories260k";
-  const std::filesystem::path& place = std::filesystem::exists(folder) ? folder : shared;
-  if (!std::filesystem::exists(place)) return skip_test("model stories260k");
+  const std::optional<std::filesystem::path> folder = stories_folder();
+  if (!folder) return skip_test("model stories260k");
+  const std::filesystem::path& place = *folder;
   for (const std::filesystem::path& model : {place / "stories260K.gguf", place / "hf"}) {
     OracleReport report(place, model.filename().string());
     const Decoder decoder = load_decoder(model);

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/kernels/attention.h"
+#include "base/error.h"
 #include "base/philox.h"
 #include "cpu/isa.h"
 #include "cpu/thread_pool.h"
@@ -327,9 +328,10 @@ TEST_CASE("yes and no scores do not depend on the batch or the store") {
 }
 
 TEST_CASE("stories260K: 1,000 sampled tokens alone, in batches and scored by the training forward") {
-  const std::filesystem::path folder = oracle_root() / "llm" / "stories260k";
-  Scene scene{load_decoder(folder / "stories260K.gguf"), {}, 2, {}, {}};
-  scene.adapter.emplace(load_peft(folder / "lora", scene.decoder.config(), DType::f32, cpu_device, false));
+  const std::optional<std::filesystem::path> folder = stories_folder();
+  if (!folder) return skip_test("model stories260k");
+  Scene scene{load_decoder(*folder / "stories260K.gguf"), {}, 2, {}, {}};
+  scene.adapter.emplace(load_peft(*folder / "lora", scene.decoder.config(), DType::f32, cpu_device, false));
   scene.split = scene.adapter->config().first_layer;
   scene.requests = mixed_requests(static_cast<std::int32_t>(scene.decoder.config().vocabulary), {1, 16, 17, 33, 40, 12, 64, 5, 90, 31}, 8);
   scene.options.max_new_tokens = 100;
@@ -367,4 +369,26 @@ TEST_CASE("SmolLM2-135M (Q4_1): alone, in a batch, and scored by the training fo
   const std::vector<Bits> expected = scene.alone(0);
   check_same(scene.run(4, large), expected, "batch 4");
   CHECK(scored(scene, expected, true) == sampled(expected));
+}
+
+TEST_CASE("generation: a stop in the middle leaves the store as it was") {
+  const Scene scene = tiny_scene(2, true);
+  const std::vector<Bits> expected = scene.alone(0);
+  PrefixStore store(scene.decoder, scene.split, 100 << 10, scene.pages(4));
+  GenerationOptions options = scene.options;
+  options.batch = 4;
+  for (int i = 0; i < 50; ++i) {
+    int left = 10;
+    CHECK_THROWS_AS(generate(store, &*scene.adapter, scene.requests, options, nullptr, [&](std::size_t, std::int32_t) { if (--left == 0) throw Error("stop"); }), Error);
+  }
+  check_same(scene.run(scene.requests, 4, store), expected, "after stops");
+}
+
+TEST_CASE("generation: a store without room is an error, and goes on afterwards") {
+  const Scene scene = tiny_scene(2, false);
+  PrefixStore store(scene.decoder, scene.split, 0, 6);
+  for (int i = 0; i < 5; ++i) CHECK_THROWS_AS(scene.run(scene.requests, 16, store), ResourceError);
+  const GenerationRequest one = scene.requests[3];
+  PrefixStore fresh(scene.decoder, scene.split, 0, 6);
+  check_same(scene.run(std::span(&one, 1), 1, store), scene.run(std::span(&one, 1), 1, fresh), "after errors");
 }

@@ -51,6 +51,13 @@ fs::path oracle_root() {
   return source_root() / "tests" / "oracles";
 }
 
+std::optional<std::filesystem::path> stories_folder() {
+  for (const std::filesystem::path& root : {oracle_root(), source_root() / ".." / "shared" / "oracles"}) {
+    if (std::filesystem::exists(root / "llm" / "stories260k")) return root / "llm" / "stories260k";
+  }
+  return std::nullopt;
+}
+
 std::optional<fs::path> data_root() {
   auto set = environment_path("EXPCTR_DATA");
   if (set && fs::is_directory(*set)) return set;

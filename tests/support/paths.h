@@ -14,6 +14,10 @@ std::filesystem::path source_root();
 /// Reference values: $EXPCTR_ORACLES when set, else tests/oracles of the source tree. The folder may be missing: then tests fail.
 std::filesystem::path oracle_root();
 
+/// The reference case of stories260K, whose weights are somebody else's and not in the source tree: among the reference values, or in
+/// ../shared/oracles beside the tree. nullopt: a test skips by name.
+std::optional<std::filesystem::path> stories_folder();
+
 /// $EXPCTR_DATA when it names a folder.
 std::optional<std::filesystem::path> data_root();
 

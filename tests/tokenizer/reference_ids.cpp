@@ -58,8 +58,9 @@ TEST_CASE("oracle llm/tokenizer-chat/strings: SmolLM2's ids, special tokens pars
 }
 
 TEST_CASE("oracle llm/stories260k: ids from the GGUF file and from tokenizer.json") {
-  const auto folder = oracle_root() / "llm/stories260k";
-  if (!std::filesystem::exists(folder)) return skip_test("model stories260k");
+  const auto found = stories_folder();
+  if (!found) return skip_test("model stories260k");
+  const std::filesystem::path& folder = *found;
   for (const char* file : {"stories260K.gguf", "hf"}) {
     const auto tokenizer = load_tokenizer(folder / file);
     CHECK(tokenizer->add_bos());
