@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <set>
 
 #include "base/error.h"
 #include "engine/io/fault.h"

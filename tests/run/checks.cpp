@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <functional>
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -72,7 +73,8 @@ void write_ratings(const fs::path& file, const std::vector<Rating>& rows) {
 }
 
 json explain(const fs::path& run, std::int64_t user, std::int64_t item) {
-  const Ending ending = run_to_end({"explain", "--run", run.string(), "--user", std::to_string(user), "--item", std::to_string(item), "--json", "--threads", "1"});
+  const Ending ending = run_to_end(
+      {"explain", "--run", run.string(), "--user", std::to_string(user), "--item", std::to_string(item), "--json", "--threads", "1"});
   INFO(ending.errors);
   REQUIRE(ending.code == 0);
   return json::parse(ending.output);
@@ -100,7 +102,8 @@ void check_refused(const Ending& ending, int code, const std::vector<std::string
 
 /// Exit status of scripts/check_quickstart.py on a run.
 int check_quickstart(const fs::path& run) {
-  const std::string command = fmt::format("python3 '{}' '{}' > '{}' 2>&1", (source_root() / "scripts/check_quickstart.py").string(), run.string(), (run.parent_path() / "said").string());
+  const std::string command = fmt::format("python3 '{}' '{}' > '{}' 2>&1", (source_root() / "scripts/check_quickstart.py").string(),
+                                          run.string(), (run.parent_path() / "said").string());
   const int status = std::system(command.c_str());
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
@@ -119,8 +122,8 @@ TEST_CASE("the log has every step of every policy and stage, and the first ratio
       CHECK(r.at("policy_step") == i % 3 + 1);
       CHECK(std::abs(r.at("val/ratio").get<double>() - 1.0) <= 1e-5);
       CHECK(r.at("val/ratio_error").get<double>() <= 1e-5);
-      for (const char* key : {"objective/kl", "objective/scores", "policy/approxkl_avg", "policy/clipfrac_avg", "loss/policy_avg", "loss/value_avg", "tokens/responses_len_mean", "time/rollout",
-                              "time/score", "time/update"}) {
+      for (const char* key : {"objective/kl", "objective/scores", "policy/approxkl_avg", "policy/clipfrac_avg", "loss/policy_avg",
+                              "loss/value_avg", "tokens/responses_len_mean", "time/rollout", "time/score", "time/update"}) {
         CAPTURE(key);
         CHECK(r.at(key).is_number());
       }
@@ -149,7 +152,8 @@ TEST_CASE("what is frozen keeps its hash in all stages, and every policy changes
   CHECK(details["stage3"].at("encoder_hash") == details["stage2"].at("encoder_hash"));
   CHECK(details["stage3"].at("ctr_hash") == details["stage2"].at("ctr_hash"));
   std::set<json> policies;
-  for (const json& hash : {details["stage1"].at("fresh_hashes"), details["stage1"].at("policy_hashes"), details["stage3"].at("policy_hashes")}) {
+  for (const json& hash :
+       {details["stage1"].at("fresh_hashes"), details["stage1"].at("policy_hashes"), details["stage3"].at("policy_hashes")}) {
     REQUIRE(hash.size() == 2);
     policies.insert(hash.begin(), hash.end());
   }
@@ -270,7 +274,8 @@ TEST_CASE("a stored explanation can be reproduced alone, number by number, and e
 TEST_CASE("neither the store of prefixes nor the number of threads changes a bit of a run") {
   const Finished& run = finished();
   const std::map<std::string, std::string> expected = results_of(run.out);
-  for (const std::vector<std::string>& more : std::vector<std::vector<std::string>>{{"--set", "cache.prefix_bytes=0"}, {"--threads", "2"}, {"--set", "explain.batch=7"}}) {
+  for (const std::vector<std::string>& more :
+       std::vector<std::vector<std::string>>{{"--set", "cache.prefix_bytes=0"}, {"--threads", "2"}, {"--set", "explain.batch=7"}}) {
     CAPTURE(more.back());
     const TemporaryFolder folder;
     const Ending ending = run_to_end(run.tiny.command("expctr", folder / "out", more));
@@ -309,8 +314,13 @@ TEST_CASE("a changed configuration does not overwrite results: exit code 2, and 
   fs::copy(run.out, out, fs::copy_options::recursive);
   const std::map<std::string, std::string> before = results_of(out);
   const std::string configuration = read_text(out / "config.yaml");
-  for (const auto& [job, change] : std::vector<std::pair<std::string, std::string>>{
-           {"expctr", "ppo.lr=0.02"}, {"sft", "sft.lr=0.02"}, {"stage1", "ppo.steps=2"}, {"stage2", "ctr.lr=0.02"}, {"stage3", "reward.ic.weight=2"}, {"stage3", "ppo.steps=2"}, {"evaluate", "seed=8"}}) {
+  for (const auto& [job, change] : std::vector<std::pair<std::string, std::string>>{{"expctr", "ppo.lr=0.02"},
+                                                                                    {"sft", "sft.lr=0.02"},
+                                                                                    {"stage1", "ppo.steps=2"},
+                                                                                    {"stage2", "ctr.lr=0.02"},
+                                                                                    {"stage3", "reward.ic.weight=2"},
+                                                                                    {"stage3", "ppo.steps=2"},
+                                                                                    {"evaluate", "seed=8"}}) {
     CAPTURE(job);
     CAPTURE(change);
     check_refused(run_to_end(run.tiny.command(job, out, {"--set", change})), 2, {"another configuration"});
@@ -408,17 +418,17 @@ TEST_CASE("the check of the quickstart passes on a finished run and sees each ki
   CHECK(intact == 0);
   CHECK(status_with("log.jsonl", lines_with([](json& r) { return r["job"] != "stage3" || r["step"] != 5; })) == 1);
   CHECK(status_with("log.jsonl", lines_with([](json& r) {
-          if (r["job"] == "stage1" && r["step"] == 2) r["val/ratio"] = 1.0001;
-          return true;
-        })) == 1);
+                      if (r["job"] == "stage1" && r["step"] == 2) r["val/ratio"] = 1.0001;
+                      return true;
+                    })) == 1);
   CHECK(status_with("explanations.jsonl", lines_with([](json& r) {
-          r["explanation"] = "one text for all";
-          return true;
-        })) == 1);
+                      r["explanation"] = "one text for all";
+                      return true;
+                    })) == 1);
   CHECK(status_with("explanations.jsonl", lines_with([](json& r) {
-          r["p_lc"] = r["p_lc_no_text"];
-          return true;
-        })) == 1);
+                      r["p_lc"] = r["p_lc_no_text"];
+                      return true;
+                    })) == 1);
   const auto details_with = [](const std::function<void(json&)>& change) {
     return [change](const std::string& text) {
       json details = json::parse(text);

@@ -1,5 +1,5 @@
-// Runs of this folder write some hundred small files, each flushed to the disk: on a busy disk that takes longer than everything else. Where there is a file system in memory, temporary
-// folders lie there, unless TMPDIR says otherwise.
+// Runs of this folder write some hundred small files, each flushed to the disk: on a busy disk that takes longer than everything else.
+// Where there is a file system in memory, temporary folders lie there, unless TMPDIR says otherwise.
 #include <unistd.h>
 
 #include <cstdlib>

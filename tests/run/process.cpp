@@ -27,7 +27,8 @@ Process::Process(const std::vector<std::string>& words, const std::vector<std::s
   if (child_ < 0) throw Error("cannot start a process");
   if (child_ == 0) {
     for (const std::string& variable : environment) ::putenv(const_cast<char*>(variable.c_str()));
-    const int output = ::open(out.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644), errors = ::open(err.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
+    const int output = ::open(out.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644),
+              errors = ::open(err.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
     if (output < 0 || errors < 0 || ::dup2(output, STDOUT_FILENO) < 0 || ::dup2(errors, STDERR_FILENO) < 0) ::_exit(125);
     ::execv(program.c_str(), arguments.data());
     ::_exit(127);
@@ -67,6 +68,8 @@ Ending Process::wait() {
   return ending;
 }
 
-Ending run_to_end(const std::vector<std::string>& words, const std::vector<std::string>& environment) { return Process(words, environment).wait(); }
+Ending run_to_end(const std::vector<std::string>& words, const std::vector<std::string>& environment) {
+  return Process(words, environment).wait();
+}
 
 }  // namespace expctr

@@ -19,7 +19,8 @@ struct Ending {
   std::string output, errors;
 };
 
-/// $EXPCTR_BINARY, else ./expctr_engine of the source tree, started with these words and additional environment variables ("NAME=value"). Killed at the end of its life.
+/// $EXPCTR_BINARY, else ./expctr_engine of the source tree, started with these words and additional environment variables ("NAME=value").
+/// Killed at the end of its life.
 class Process {
  public:
   explicit Process(const std::vector<std::string>& words, const std::vector<std::string>& environment = {});

@@ -39,7 +39,9 @@ std::map<std::string, std::string> results_of(const fs::path& run) {
   for (const fs::directory_entry& entry : fs::recursive_directory_iterator(run)) {
     if (!entry.is_regular_file()) continue;
     const std::string name = fs::relative(entry.path(), run).string(), file = entry.path().filename().string();
-    if (name == ".lock" || name == ".phase" || name == "config.yaml" || name == "report.html" || name.starts_with("events/") || name.starts_with("checkpoints/")) continue;
+    if (name == ".lock" || name == ".phase" || name == "config.yaml" || name == "report.html" || name.starts_with("events/") ||
+        name.starts_with("checkpoints/"))
+      continue;
     if (file == "metrics.json" || file == "complete.json") {
       results[name] = without_measurements(json_file(entry.path())).dump(1);
     } else if (file == "log.jsonl") {
@@ -52,7 +54,8 @@ std::map<std::string, std::string> results_of(const fs::path& run) {
     for (const fs::directory_entry& job : fs::directory_iterator(run / "checkpoints")) {
       const std::vector<fs::path> all = list_checkpoints(job.path());
       if (all.empty()) continue;
-      for (const char* file : {"tensors.bin", "state.json"}) results[fmt::format("checkpoints/{}/{}", job.path().filename().string(), file)] = read_text(all.back() / file);
+      for (const char* file : {"tensors.bin", "state.json"})
+        results[fmt::format("checkpoints/{}/{}", job.path().filename().string(), file)] = read_text(all.back() / file);
     }
   }
   return results;
@@ -68,8 +71,10 @@ std::string differences(const std::map<std::string, std::string>& expected, cons
       const auto [a, b] = std::mismatch(content.begin(), content.end(), other->second.begin(), other->second.end());
       const auto place = static_cast<std::size_t>(a - content.begin()), from = place < 60 ? 0 : place - 60;
       const bool readable = !name.ends_with(".bin") && !name.ends_with(".safetensors");
-      text += fmt::format("{} differs at byte {} of {}{}\n", name, place, content.size(),
-                          readable ? fmt::format(": expected ...{}... got ...{}...", content.substr(from, 140), other->second.substr(from, 140)) : std::string());
+      text +=
+          fmt::format("{} differs at byte {} of {}{}\n", name, place, content.size(),
+                      readable ? fmt::format(": expected ...{}... got ...{}...", content.substr(from, 140), other->second.substr(from, 140))
+                               : std::string());
     }
   }
   for (const auto& [name, content] : got) {

@@ -92,13 +92,19 @@ std::int64_t write_byte_level_tokenizer(const fs::path& folder) {
   json vocabulary = json::object(), merges = json::array(), added = json::array();
   std::int64_t next = 0;
   for (const char* special : {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}) {
-    added.push_back({{"id", next}, {"content", special}, {"special", true}, {"lstrip", false}, {"rstrip", false}, {"normalized", false}, {"single_word", false}});
+    added.push_back({{"id", next},
+                     {"content", special},
+                     {"special", true},
+                     {"lstrip", false},
+                     {"rstrip", false},
+                     {"normalized", false},
+                     {"single_word", false}});
     vocabulary[special] = next++;
   }
   for (const std::string& text : spelling) vocabulary[text] = next++;
   // Each word grows from its left end, letter by letter.
-  for (const char* word : {"Yes", "No", "system", "user", "assistant", " customer", " liked", " disliked", " the", " this", " would", " probably", " feel", " about", " sentence", " Answer",
-                           " movie", " one", " and", " why"}) {
+  for (const char* word : {"Yes",    "No",        "system", "user",   "assistant", " customer", " liked", " disliked", " the", " this",
+                           " would", " probably", " feel",  " about", " sentence", " Answer",   " movie", " one",      " and", " why"}) {
     std::string left;
     for (const char* c = word; *c != '\0'; ++c) {
       const std::string& right = spelling[static_cast<unsigned char>(*c)];
@@ -109,20 +115,25 @@ std::int64_t write_byte_level_tokenizer(const fs::path& folder) {
       left += right;
     }
   }
-  const json document = {{"version", "1.0"},
-                         {"added_tokens", added},
-                         {"normalizer", nullptr},
-                         {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
-                         {"post_processor", nullptr},
-                         {"decoder", {{"type", "ByteLevel"}}},
-                         {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", merges}}}};
+  const json document = {
+      {"version", "1.0"},
+      {"added_tokens", added},
+      {"normalizer", nullptr},
+      {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
+      {"post_processor", nullptr},
+      {"decoder", {{"type", "ByteLevel"}}},
+      {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", merges}}}};
   write_file_atomically(folder / "tokenizer.json", document.dump() + "\n");
   const std::string chat =
       "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
       "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
       "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
       "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
-  const json config = {{"bos_token", "<|im_start|>"}, {"eos_token", "<|im_end|>"}, {"unk_token", "<|endoftext|>"}, {"pad_token", "<|im_end|>"}, {"chat_template", chat}};
+  const json config = {{"bos_token", "<|im_start|>"},
+                       {"eos_token", "<|im_end|>"},
+                       {"unk_token", "<|endoftext|>"},
+                       {"pad_token", "<|im_end|>"},
+                       {"chat_template", chat}};
   write_file_atomically(folder / "tokenizer_config.json", config.dump() + "\n");
   return next;
 }
@@ -130,9 +141,11 @@ std::int64_t write_byte_level_tokenizer(const fs::path& folder) {
 void write_model(const fs::path& folder) {
   make_folders(folder);
   const std::int64_t vocabulary = write_byte_level_tokenizer(folder), width = 32, layers = 4, kv_width = 16, ffn = 64;
-  const json config = {{"model_type", "llama"},    {"hidden_size", width},      {"num_hidden_layers", layers},       {"num_attention_heads", 4}, {"num_key_value_heads", 2},
-                       {"intermediate_size", ffn}, {"vocab_size", vocabulary},  {"max_position_embeddings", 1024},   {"rms_norm_eps", 1e-5},     {"rope_theta", 10000.0},
-                       {"hidden_act", "silu"},     {"tie_word_embeddings", true}, {"torch_dtype", "float32"}};
+  const json config = {
+      {"model_type", "llama"},    {"hidden_size", width},     {"num_hidden_layers", layers}, {"num_attention_heads", 4},
+      {"num_key_value_heads", 2}, {"intermediate_size", ffn}, {"vocab_size", vocabulary},    {"max_position_embeddings", 1024},
+      {"rms_norm_eps", 1e-5},     {"rope_theta", 10000.0},    {"hidden_act", "silu"},        {"tie_word_embeddings", true},
+      {"torch_dtype", "float32"}};
   write_file_atomically(folder / "config.json", config.dump(2) + "\n");
   Weights weights(1);
   // Matrices larger than a trained model's, so that what is written depends on the prompt.
@@ -167,18 +180,32 @@ void write_encoder(const fs::path& folder) {
     vocabulary[std::string(1, c)] = next++;
     if ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9')) vocabulary[std::string("##") + c] = next++;
   }
-  const json document = {{"version", "1.0"},
-                         {"added_tokens", added},
-                         {"normalizer", {{"type", "BertNormalizer"}, {"clean_text", true}, {"handle_chinese_chars", true}, {"strip_accents", nullptr}, {"lowercase", true}}},
-                         {"pre_tokenizer", {{"type", "BertPreTokenizer"}}},
-                         {"post_processor", {{"type", "BertProcessing"}, {"sep", {"[SEP]", vocabulary["[SEP]"]}}, {"cls", {"[CLS]", vocabulary["[CLS]"]}}}},
-                         {"decoder", {{"type", "WordPiece"}, {"prefix", "##"}}},
-                         {"model", {{"type", "WordPiece"}, {"unk_token", "[UNK]"}, {"continuing_subword_prefix", "##"}, {"max_input_chars_per_word", 100}, {"vocab", vocabulary}}}};
+  const json document = {
+      {"version", "1.0"},
+      {"added_tokens", added},
+      {"normalizer",
+       {{"type", "BertNormalizer"}, {"clean_text", true}, {"handle_chinese_chars", true}, {"strip_accents", nullptr}, {"lowercase", true}}},
+      {"pre_tokenizer", {{"type", "BertPreTokenizer"}}},
+      {"post_processor", {{"type", "BertProcessing"}, {"sep", {"[SEP]", vocabulary["[SEP]"]}}, {"cls", {"[CLS]", vocabulary["[CLS]"]}}}},
+      {"decoder", {{"type", "WordPiece"}, {"prefix", "##"}}},
+      {"model",
+       {{"type", "WordPiece"},
+        {"unk_token", "[UNK]"},
+        {"continuing_subword_prefix", "##"},
+        {"max_input_chars_per_word", 100},
+        {"vocab", vocabulary}}}};
   write_file_atomically(folder / "tokenizer.json", document.dump() + "\n");
   const std::int64_t width = 32, intermediate = 64, positions = 64;
-  const json config = {{"model_type", "bert"},  {"hidden_act", "gelu"},        {"hidden_size", width},          {"num_hidden_layers", 2},
-                       {"num_attention_heads", 4}, {"intermediate_size", intermediate}, {"max_position_embeddings", positions}, {"type_vocab_size", 2},
-                       {"vocab_size", next},    {"layer_norm_eps", 1e-12}};
+  const json config = {{"model_type", "bert"},
+                       {"hidden_act", "gelu"},
+                       {"hidden_size", width},
+                       {"num_hidden_layers", 2},
+                       {"num_attention_heads", 4},
+                       {"intermediate_size", intermediate},
+                       {"max_position_embeddings", positions},
+                       {"type_vocab_size", 2},
+                       {"vocab_size", next},
+                       {"layer_norm_eps", 1e-12}};
   write_file_atomically(folder / "config.json", config.dump(2) + "\n");
   Weights weights(2);
   const auto linear = [&](const std::string& name, std::int64_t outputs, std::int64_t inputs) {
@@ -195,7 +222,8 @@ void write_encoder(const fs::path& folder) {
   norm("embeddings.LayerNorm");
   for (int layer = 0; layer < 2; ++layer) {
     const std::string block = fmt::format("encoder.layer.{}.", layer);
-    for (const char* part : {"attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"}) linear(block + part, width, width);
+    for (const char* part : {"attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"})
+      linear(block + part, width, width);
     norm(block + "attention.output.LayerNorm");
     linear(block + "intermediate.dense", intermediate, width);
     linear(block + "output.dense", width, intermediate);
@@ -208,18 +236,21 @@ void write_data(const fs::path& folder) {
   make_folders(folder);
   constexpr int users = 60, items = 40, ratings = 15;
   const std::array<const char*, 5> genres = {"Action", "Comedy", "Drama", "Horror", "Romance"};
-  const std::array<const char*, 8> first = {"Red", "Lost", "Silent", "Golden", "Last", "Broken", "Hidden", "Wild"}, second = {"River", "Night", "Garden", "Road", "Island", "Winter", "Letter", "Train"};
+  const std::array<const char*, 8> first = {"Red", "Lost", "Silent", "Golden", "Last", "Broken", "Hidden", "Wild"},
+                                   second = {"River", "Night", "Garden", "Road", "Island", "Winter", "Letter", "Train"};
   Numbers numbers(3);
   std::string table = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n";
   for (int item = 1; item <= items; ++item) {
-    table += fmt::format("{}\t{} {}\t{}\t{}", item, first[static_cast<std::size_t>(item % 8)], second[static_cast<std::size_t>(item / 8 % 8)], 1980 + item % 18, genres[static_cast<std::size_t>(item % 5)]);
+    table += fmt::format("{}\t{} {}\t{}\t{}", item, first[static_cast<std::size_t>(item % 8)],
+                         second[static_cast<std::size_t>(item / 8 % 8)], 1980 + item % 18, genres[static_cast<std::size_t>(item % 5)]);
     table += item % 3 == 0 ? fmt::format(" {}\n", genres[static_cast<std::size_t>((item + 2) % 5)]) : "\n";
   }
   write_file_atomically(folder / "tiny.item", table);
   std::string people = "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n";
   std::string rows = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n";
   for (int user = 1; user <= users; ++user) {
-    people += fmt::format("{}\t{}\t{}\t{}\t{:05}\n", user, 18 + numbers.below(50), user % 2 == 0 ? "F" : "M", user % 3 == 0 ? "student" : "artist", 10000 + user);
+    people += fmt::format("{}\t{}\t{}\t{}\t{:05}\n", user, 18 + numbers.below(50), user % 2 == 0 ? "F" : "M",
+                          user % 3 == 0 ? "student" : "artist", 10000 + user);
     std::vector<int> order(items);
     for (int i = 0; i < items; ++i) order[static_cast<std::size_t>(i)] = i + 1;
     std::int64_t time = 880000000 + numbers.below(1000000);
@@ -284,7 +315,8 @@ TinyRun write_tiny_run(const fs::path& folder) {
   write_model(run.model());
   write_encoder(run.encoder());
   write_data(run.data());
-  write_file_atomically(run.config(), fmt::format(fmt::runtime(settings), fmt::arg("data", run.data().string()), fmt::arg("model", run.model().string()), fmt::arg("encoder", run.encoder().string())));
+  write_file_atomically(run.config(), fmt::format(fmt::runtime(settings), fmt::arg("data", run.data().string()),
+                                                  fmt::arg("model", run.model().string()), fmt::arg("encoder", run.encoder().string())));
   return run;
 }
 
