@@ -43,6 +43,7 @@ build-tests: deps
 quickstart: build
 	@./expctr_engine data fetch $(MODELS)
 	@./expctr_engine run expctr --config configs/quickstart.yaml
+	@$(PYTHON) scripts/check_quickstart.py runs/quickstart
 	@echo 'report: runs/quickstart/report.html'
 
 # Models for the tests, once, into the user's cache; the tests run without them where there is no network, and say so.
