@@ -15,6 +15,7 @@
 #include "engine/ops/embedding.h"
 #include "engine/ops/reduce.h"
 #include "engine/optim/adam.h"
+#include "inference/metrics/calibration.h"
 #include "inference/metrics/ranking_quality.h"
 #include "models/parameters.h"
 #include "models/peft.h"
@@ -27,17 +28,33 @@ struct Quality {
   double auc = 0.5, logloss = 0.0;
 };
 
-// AUC and logloss of p(Yes) without explanations.
-Quality measure(ExpctrSession& session, const LoraAdapter& adapter, const std::vector<TextPair>& pairs) {
+// p(Yes) without explanations.
+std::vector<double> predict(ExpctrSession& session, const LoraAdapter& adapter, const std::vector<TextPair>& pairs) {
   std::vector<Tokens> prompts;
-  std::vector<std::uint8_t> labels;
-  for (const TextPair& pair : pairs) {
-    prompts.push_back(session.scorer_prompt(pair, {}));
-    labels.push_back(static_cast<std::uint8_t>(pair.pair.label));
-  }
+  for (const TextPair& pair : pairs) prompts.push_back(session.scorer_prompt(pair, {}));
   std::vector<double> p = AnswerScorer(session.store(), &adapter, session.answers()).margins(prompts, true);
   for (double& margin : p) margin = 1.0 / (1.0 + std::exp(-margin));
+  return p;
+}
+
+std::vector<std::uint8_t> labels_of(const std::vector<TextPair>& pairs) {
+  std::vector<std::uint8_t> labels;
+  for (const TextPair& pair : pairs) labels.push_back(static_cast<std::uint8_t>(pair.pair.label));
+  return labels;
+}
+
+Quality measure(ExpctrSession& session, const LoraAdapter& adapter, const std::vector<TextPair>& pairs) {
+  const std::vector<double> p = predict(session, adapter, pairs);
+  const std::vector<std::uint8_t> labels = labels_of(pairs);
   return {auc(p, labels).value_or(0.5), logloss(p, labels)};
+}
+
+// The calibration report of the finished scorer.
+nlohmann::json calibration_report(ExpctrSession& session, const LoraAdapter& adapter, const std::vector<TextPair>& pairs) {
+  const Calibration c = calibration(predict(session, adapter, pairs), labels_of(pairs));
+  nlohmann::json bins = nlohmann::json::array();
+  for (const CalibrationBin& bin : c.bins) bins.push_back({{"rows", bin.rows}, {"mean_probability", bin.mean_probability}, {"positive_share", bin.positive_share}});
+  return {{"expected_error", c.expected_error}, {"bins", bins}};
 }
 
 // Mean cross-entropy of the answers of some pairs; dropout on the adapter's input names rows by pair and position.
@@ -158,6 +175,7 @@ void run_sft(ExpctrSession& session) {
   save_peft(session.stage_folder("sft") / "scorer", best, session.llm().name(), session.base_hash());
   session.mark_complete("sft", {{"adapter_hash", hash_of(best.parameters())}, {"base_hash", session.base_hash()}, {"steps", step}, {"pairs", n},
                                 {"valid", {{"auc", best_quality.auc}, {"logloss", best_quality.logloss}}},
+                                {"calibration", calibration_report(session, best, held_out)},
                                 {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()}});
   log_info("sft  scorer: validation AUC {:.4f}, logloss {:.4f}", best_quality.auc, best_quality.logloss);
 }
