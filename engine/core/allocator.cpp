@@ -35,7 +35,8 @@ struct Pool {
 };
 
 Pool& pool(Device device) {
-  static Pool pools[17];  // the CPU and up to 16 CUDA devices; never destroyed before the tensors of static storage duration
+  // The CPU and up to 16 CUDA devices. Never destroyed: tensors of static storage duration give their blocks back at any time.
+  static Pool* const pools = new Pool[17];
   return pools[device.is_cuda() ? 1 + device.index : 0];
 }
 
