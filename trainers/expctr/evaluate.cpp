@@ -300,7 +300,10 @@ void run_evaluate(ExpctrSession& session) {
   metrics["figures"] = figures.take();
   metrics["reduced"] = reductions(session);
   metrics["full_commands"] = {"./expctr_engine run expctr --config configs/expctr/ml100k.yaml"};
-  metrics["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  // Of all stages and this evaluation; of a resumed stage only its last process is known.
+  double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  for (const nlohmann::json& stage : metrics["stages"]) seconds += stage.value("seconds", 0.0);
+  metrics["seconds"] = seconds;
   session.run().write_metrics(metrics);
   for (const nlohmann::json& figure : metrics["figures"]) {
     const auto shown = [](const nlohmann::json& v) { return v.is_number() ? fmt::format("{:+.4f}", v.get<double>()) : std::string("-"); };

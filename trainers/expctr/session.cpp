@@ -161,11 +161,13 @@ void ExpctrSession::require_stage(std::string_view stage) const {
 
 void ExpctrSession::mark_complete(std::string_view stage, nlohmann::json details) {
   details["identity"] = stage_identity(stage);
+  details["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - stage_begin_).count();
   make_folders(stage_folder(stage));
   write_file_atomically(stage_folder(stage) / complete_file, details.dump(2) + "\n");
 }
 
 bool ExpctrSession::begin_stage(std::string_view stage) {
+  stage_begin_ = std::chrono::steady_clock::now();
   const std::filesystem::path folder = stage_folder(stage), started = folder / started_file;
   if (options_.resume == "never") {
     std::filesystem::remove_all(folder);

@@ -1,6 +1,7 @@
 // What all stages of ExpCTR share in one process: data, prompts, the language model with its store of prompt prefixes, and the run's folder.
 #pragma once
 
+#include <chrono>
 #include <map>
 #include <memory>
 #include <optional>
@@ -71,6 +72,7 @@ class ExpctrSession {
   bool stage_complete(std::string_view stage) const;
   /// Throws UsageError, naming the command that comes first, unless the stage is complete with this configuration.
   void require_stage(std::string_view stage) const;
+  /// `details` is completed by the stage's identity and "seconds", the time since begin_stage in this process.
   void mark_complete(std::string_view stage, nlohmann::json details);
   nlohmann::json stage_details(std::string_view stage) const;
   std::string stage_identity(std::string_view stage) const { return config_.identity(stage_sections(stage)); }
@@ -107,6 +109,7 @@ class ExpctrSession {
   std::unique_ptr<Embedder> encoder_;
   std::unique_ptr<CtrData> ctr_data_;
   std::map<std::int32_t, double> base_margins_;
+  std::chrono::steady_clock::time_point stage_begin_;
 };
 
 }  // namespace expctr

@@ -1,8 +1,6 @@
 // Supervised fine-tuning of the scorer: cross-entropy of the answer token, best adapter by validation AUC (specs expctr.md, section 7).
 #include <fmt/format.h>
 
-#include <chrono>
-
 #include "base/error.h"
 #include "base/hash.h"
 #include "data/ctr_batches.h"
@@ -88,7 +86,6 @@ Tensor answer_loss(ExpctrSession& session, const LoraAdapter& adapter, std::span
 
 void run_sft(ExpctrSession& session) {
   if (!session.begin_stage("sft")) return;
-  const auto start = std::chrono::steady_clock::now();
   const SftConfig& config = session.config().sft;
   const std::vector<TextPair>& pairs = session.sft_pairs();
   if (pairs.empty()) throw UsageError("sft: no training pairs in the scorer share", "raise folds.scorer_share or pairs.sft");
@@ -175,8 +172,7 @@ void run_sft(ExpctrSession& session) {
   save_peft(session.stage_folder("sft") / "scorer", best, session.llm().name(), session.base_hash());
   session.mark_complete("sft", {{"adapter_hash", hash_of(best.parameters())}, {"base_hash", session.base_hash()}, {"steps", step}, {"pairs", n},
                                 {"valid", {{"auc", best_quality.auc}, {"logloss", best_quality.logloss}}},
-                                {"calibration", calibration_report(session, best, held_out)},
-                                {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()}});
+                                {"calibration", calibration_report(session, best, held_out)}});
   log_info("sft  scorer: validation AUC {:.4f}, logloss {:.4f}", best_quality.auc, best_quality.logloss);
 }
 
