@@ -111,6 +111,7 @@ struct HeldOut {
   std::vector<std::int32_t> rows;
   std::vector<std::uint8_t> labels;
   std::vector<std::string> untrained, stage1, final_texts, prompts;
+  std::vector<std::string> shuffled;  ///< control: each pair reads the final text of another one
   std::vector<double> margin_untrained, margin_stage1, margin_final, margin_base, margin_shuffled;
 };
 
@@ -133,10 +134,8 @@ HeldOut collect(ExpctrSession& session) {
     h.margin_final.push_back(newest.at(row).margin);
     h.margin_base.push_back(newest.at(row).base_margin);
   }
-  // Control: each pair reads the explanation of another one.
-  std::vector<std::string> shuffled;
-  for (std::size_t i = 0; i < h.pairs.size(); ++i) shuffled.push_back(h.final_texts[(i + 1 + h.pairs.size() / 3) % h.pairs.size()]);
-  h.margin_shuffled = session.margins(h.pairs, shuffled);
+  for (std::size_t i = 0; i < h.pairs.size(); ++i) h.shuffled.push_back(h.final_texts[(i + 1 + h.pairs.size() / 3) % h.pairs.size()]);
+  h.margin_shuffled = session.margins(h.pairs, h.shuffled);
   return h;
 }
 
@@ -169,9 +168,7 @@ void scorer_figures(Figures& f, const HeldOut& h, const BootstrapOptions& b) {
 void click_figures(ExpctrSession& session, Figures& f, const HeldOut& h, const BootstrapOptions& b, nlohmann::json& groups) {
   ClickModels models(session);
   const ClickModels::Probabilities own = models.of(h.rows, h.final_texts), stage1 = models.of(h.rows, h.stage1), untrained = models.of(h.rows, h.untrained);
-  std::vector<std::string> shuffled;
-  for (std::size_t i = 0; i < h.pairs.size(); ++i) shuffled.push_back(h.final_texts[(i + 1 + h.pairs.size() / 3) % h.pairs.size()]);
-  const ClickModels::Probabilities other = models.of(h.rows, shuffled);
+  const ClickModels::Probabilities other = models.of(h.rows, h.shuffled);
   const std::string group = "Do the explanations help the click model?";
   f.add(group, "p_id_auc", "AUC of the text-free click model", bootstrap_auc(own.p_id, h.labels, b), "the twin that never saw a text, on the same test pairs", false, "higher");
   f.add(group, "p_ic_auc", "AUC of the click model with explanations", bootstrap_auc(own.p_ic, h.labels, b), "the click model that reads the explanation's vector", false, "higher");

@@ -33,9 +33,10 @@ std::uint64_t policy_seed(std::uint64_t seed, std::string_view stage, int fold) 
 std::vector<const TextPair*> pairs_of_step(const std::vector<const TextPair*>& pairs, std::uint64_t seed, std::int64_t step, std::int64_t batch) {
   const auto n = static_cast<std::int64_t>(pairs.size());
   std::vector<const TextPair*> chosen;
+  std::optional<BatchOrder> order;
   for (std::int64_t i = step * batch; i < (step + 1) * batch; ++i) {
-    const BatchOrder order(seed, static_cast<std::uint32_t>(i / n), n);
-    chosen.push_back(pairs[static_cast<std::size_t>(order.indices()[static_cast<std::size_t>(i % n)])]);
+    if (!order || i % n == 0) order.emplace(seed, static_cast<std::uint32_t>(i / n), n);
+    chosen.push_back(pairs[static_cast<std::size_t>(order->indices()[static_cast<std::size_t>(i % n)])]);
   }
   return chosen;
 }
@@ -221,12 +222,6 @@ Policy load_policy(ExpctrSession& session, const std::string& stage, int fold) {
     throw InputError(fmt::format("{}: the policy is not the one that was saved", folder.string()), fmt::format("run the stage again: expctr_engine run {} --resume never", stage));
   }
   return policy;
-}
-
-std::vector<Policy> load_policies(ExpctrSession& session, const std::string& stage) {
-  std::vector<Policy> policies;
-  for (int fold = 0; fold < session.config().pairs.folds.folds; ++fold) policies.push_back(load_policy(session, stage, fold));
-  return policies;
 }
 
 PolicyReward lc_reward_of(ExpctrSession& session) {

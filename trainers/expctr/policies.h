@@ -26,9 +26,8 @@ std::vector<Policy> train_policies(ExpctrSession& session, const std::string& st
 /// Folder with the adapter in PEFT's form, value_head.safetensors and policy.json (KL coefficient, hashes; written last).
 void save_policy(ExpctrSession& session, const std::string& stage, int fold, const Policy& policy);
 Policy load_policy(ExpctrSession& session, const std::string& stage, int fold);
-std::vector<Policy> load_policies(ExpctrSession& session, const std::string& stage);
 
-/// Probability of the label's side, for stages without the click model.
+/// The scorer's reward alone (reward.lc): stage 1, and the first term of stage 3.
 PolicyReward lc_reward_of(ExpctrSession& session);
 
 }  // namespace expctr
