@@ -72,7 +72,7 @@ Broadcast<K> make_broadcast(const View& y, const View (&operands)[K]) {
 /// y = f(operands) (Accumulate: y += f). A thread takes N neighbours of the last axis in `each` rows of the axis before, so that an
 /// operand that is repeated along it is read once for all of them.
 template <int N, class S, bool Accumulate, int K, class F>
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, 4)
     broadcast_kernel(F f, const __grid_constant__ Broadcast<K> shape, int each, std::int64_t threads, Pointers<const S, K> operands, S* y) {
   const std::int64_t thread = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
   if (thread >= threads) return;

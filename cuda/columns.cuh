@@ -49,7 +49,7 @@ struct NoColumns {};
 /// Store: operator()(std::int64_t output, const float (&sums)[V]) for output = batch index x width + column; with
 /// packet(std::int64_t output, const float (&sums)[V][N]) beside it, where whole packets can be stored.
 template <int N, int V, class Term, class Store>
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, 2)
     column_sums_kernel(Term term, Store store, int across, std::int64_t rows, std::int64_t width, std::int64_t chunk, float* partials) {
   constexpr int staged = Term::row_values == 0 ? 1 : Term::row_values;
   __shared__ float shared[V * N][block_threads], row_values[staged_rows][staged];

@@ -64,6 +64,10 @@ class ColumnParameter {
   std::conditional_t<Held::lanes == 32, Nothing, Held> own_;
 };
 
+/// Blocks an SM must be able to hold: left to itself the compiler saves registers until it spills.
+template <class Held>
+constexpr int held_blocks = Held::lanes == 32 ? 2 : 1;
+
 /// Bytes of shared memory for `count` ColumnParameters.
 template <class Held>
 std::size_t parameter_bytes(int count, std::int64_t width) {
@@ -89,8 +93,9 @@ __device__ __forceinline__ void for_packets(int lane, std::int64_t width, F f) {
 extern __shared__ float4 parameter_memory[];
 
 template <class Held, class S>
-__global__ void __launch_bounds__(block_threads) rms_norm_held_kernel(float epsilon, std::int64_t rows, std::int64_t width, int each,
-                                                                      const S* x, const float* gain, S* y, float* inverse_rms) {
+__global__ void __launch_bounds__(block_threads, held_blocks<Held>)
+    rms_norm_held_kernel(float epsilon, std::int64_t rows, std::int64_t width, int each, const S* x, const float* gain, S* y,
+                         float* inverse_rms) {
   constexpr int N = Held::packet;
   __shared__ float shared[8];
   const int lane = static_cast<int>(threadIdx.x) % Held::lanes;
@@ -134,7 +139,7 @@ __global__ void __launch_bounds__(block_threads)
 }
 
 template <class Held, class S>
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, held_blocks<Held>)
     rms_norm_backward_held_kernel(std::int64_t rows, std::int64_t width, int each, const S* x, const float* gain, const float* inverse_rms,
                                   const S* dy, S* dx) {
   constexpr int N = Held::packet;
@@ -220,7 +225,7 @@ struct AddColumns {
 };
 
 template <class Held, class S>
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, held_blocks<Held>)
     layer_norm_held_kernel(float epsilon, std::int64_t rows, std::int64_t width, int each, const S* x, const float* gain, const float* bias,
                            S* y, float* mean_of, float* inverse_deviation) {
   constexpr int N = Held::packet;
@@ -284,7 +289,7 @@ __global__ void __launch_bounds__(block_threads)
 }
 
 template <class Held, class S>
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, held_blocks<Held>)
     layer_norm_backward_held_kernel(std::int64_t rows, std::int64_t width, int each, const S* x, const float* gain, const float* mean_of,
                                     const float* inverse_deviation, const S* dy, S* dx) {
   constexpr int N = Held::packet;
