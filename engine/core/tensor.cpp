@@ -402,7 +402,7 @@ void require_same_place(const char* op, const Tensor& a, const Tensor& b) {
 }
 
 void require_parameter(const char* op, const char* name, const Tensor& x, const Tensor& parameter) {
-  if (!(x.device() == parameter.device()) || (parameter.dtype() != parameter_dtype(x.dtype()) && parameter.dtype() != x.dtype())) {
+  if (!(x.device() == parameter.device()) || parameter.dtype() != parameter_dtype(x.dtype())) {
     throw ShapeError(fmt::format("{}: {} is {} on {}, x is {} on {}", op, name, dtype_name(parameter.dtype()), device_name(parameter.device()), dtype_name(x.dtype()),
                                  device_name(x.device())),
                      fmt::format("beside {} activations it is {}", dtype_name(x.dtype()), dtype_name(parameter_dtype(x.dtype()))));

@@ -142,7 +142,7 @@ void require_rank(const char* op, const char* name, const Tensor& tensor, int ra
 void require_same_place(const char* op, const Tensor& a, const Tensor& b);
 /// What parameters, statistics, log-sum-exps and losses are stored as beside activations of this dtype: f64 beside f64, else f32.
 constexpr DType parameter_dtype(DType activations) { return activations == DType::f64 ? DType::f64 : DType::f32; }
-/// Throws ShapeError unless the parameter is on x's device and stored as parameter_dtype(x) or as x is.
+/// Throws ShapeError unless the parameter is on x's device and stored as parameter_dtype(x's dtype).
 void require_parameter(const char* op, const char* name, const Tensor& x, const Tensor& parameter);
 
 }  // namespace expctr

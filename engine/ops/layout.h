@@ -1,6 +1,9 @@
 // From strided views to dense memory.
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include "base/kernels/layout.h"
 #include "engine/core/tensor.h"
 
@@ -10,5 +13,7 @@ namespace expctr {
 /// dx += dy through x's strides; over axes that x repeats (Tensor::expand) dy is summed first, in a fixed order.
 /// An undefined tensor stays undefined.
 Tensor dense(const Tensor& x);
+/// dense of each.
+std::vector<Tensor> dense(std::span<const Tensor> tensors);
 
 }  // namespace expctr

@@ -2,12 +2,14 @@
 
 #include <vector>
 
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
 
 namespace expctr {
 
 void adamw_update(std::span<const AdamSlot> slots, const AdamOptions& options, std::int64_t step, double gradient_scale) {
   if (slots.empty()) return;
+  const OpScope scope("adamw_update", slots[0].parameter, slots[0].gradient);
   std::vector<AdamTensor> tensors;
   for (const AdamSlot& slot : slots) {
     require_shape("adamw_update", "gradient", slot.gradient, slot.parameter.shape());

@@ -270,17 +270,22 @@ Tensor place_operand(const Operand& operand, const Place& place) {
 Tensor strided_operand(const Operand& operand, const Place& place) {
   const Tensor dense = place_operand(operand, place);
   if (dense.rank() == 0) return dense;
-  // The outermost axis becomes the innermost of the memory, two elements longer at either end; a single axis gets a second one beside it.
-  std::vector<std::int64_t> extents;
-  for (int i = 0; i < dense.rank(); ++i) extents.push_back(dense.dim(i));
-  if (extents.size() == 1) extents.push_back(1);
-  std::swap(extents.front(), extents.back());
-  extents.back() += 4;
-  const Tensor memory = Tensor::empty(Shape(extents), dense.dtype(), place.device);
-  std::vector<std::byte> poison(memory.bytes(), std::byte{0xFF});
-  memory.copy_from(Tensor::of_bytes(poison, memory.shape(), memory.dtype(), place.device));
-  Tensor view = memory.narrow(-1, 2, extents.back() - 4).transpose(0, -1);
-  if (dense.rank() == 1) view = view.select(1, 0);
+  const auto poisoned = [&](const Shape& shape) {
+    const Tensor memory = Tensor::empty(shape, dense.dtype(), place.device);
+    memory.copy_from(Tensor::of_bytes(std::vector<std::byte>(memory.bytes(), std::byte{0xFF}), shape, memory.dtype(), place.device));
+    return memory;
+  };
+  Tensor view;
+  if (dense.rank() == 1) {
+    view = poisoned({dense.dim(0), 5}).select(1, 2);
+  } else {
+    // The outermost axis becomes the innermost of the memory, two elements longer at either end.
+    std::vector<std::int64_t> extents;
+    for (int i = 0; i < dense.rank(); ++i) extents.push_back(dense.dim(i));
+    std::swap(extents.front(), extents.back());
+    extents.back() += 4;
+    view = poisoned(Shape(extents)).narrow(-1, 2, extents.back() - 4).transpose(0, -1);
+  }
   view.copy_from(dense);
   return view;
 }
