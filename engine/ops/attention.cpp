@@ -51,12 +51,9 @@ Tensor paged_attention(const Tensor& q, const Tensor& query_offsets, const Tenso
 void store_keys_values(const Tensor& k, const Tensor& v, const Tensor& slots, const Tensor& key_pages, const Tensor& value_pages) {
   const OpScope scope("store_keys_values", k, v, slots, key_pages, value_pages);
   if (!scope.dense()) {
-    const Tensor written_key_pages = dense(key_pages);
-    const Tensor written_value_pages = dense(value_pages);
-    store_keys_values(dense(k), dense(v), dense(slots), written_key_pages, written_value_pages);
-    if (!key_pages.is_dense()) key_pages.copy_from(written_key_pages);
-    if (!value_pages.is_dense()) value_pages.copy_from(written_value_pages);
-    return;
+    WrittenInPlace written;
+    store_keys_values(dense(k), dense(v), dense(slots), written(key_pages), written(value_pages));
+    return written.copy_back();
   }
   require_shape("store_keys_values", "v", v, k.shape());
   require_shape("store_keys_values", "slots", slots, {k.dim(0)}, "one slot per token");

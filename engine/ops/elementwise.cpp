@@ -97,10 +97,9 @@ Tensor convert(const Tensor& x, DType dtype) {
 void axpy(double alpha, const Tensor& x, const Tensor& y) {
   const OpScope scope("axpy", x, y);
   if (!scope.dense()) {
-    const Tensor written_y = dense(y);
-    axpy(alpha, dense(x), written_y);
-    if (!y.is_dense()) y.copy_from(written_y);
-    return;
+    WrittenInPlace written;
+    axpy(alpha, dense(x), written(y));
+    return written.copy_back();
   }
   require_same_place("axpy", x, y);
   require_shape("axpy", "x", x, y.shape());

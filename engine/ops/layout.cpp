@@ -29,6 +29,16 @@ void add_strided(const Tensor& dy, Tensor gradient) {
 
 }  // namespace
 
+Tensor WrittenInPlace::operator()(const Tensor& tensor) {
+  if (!tensor.defined() || tensor.is_dense()) return tensor;
+  copies_.push_back({tensor.detached(), tensor.clone()});
+  return copies_.back().copy;
+}
+
+void WrittenInPlace::copy_back() const {
+  for (const Copy& copy : copies_) copy.home.copy_from(copy.copy);
+}
+
 std::vector<Tensor> dense(std::span<const Tensor> tensors) {
   std::vector<Tensor> copies;
   for (const Tensor& tensor : tensors) copies.push_back(dense(tensor));

@@ -16,4 +16,21 @@ Tensor dense(const Tensor& x);
 /// dense of each.
 std::vector<Tensor> dense(std::span<const Tensor> tensors);
 
+/// Dense stand-ins for tensors that an op writes into:
+///     WrittenInPlace written;
+///     axpy(alpha, dense(x), written(y));
+///     written.copy_back();
+class WrittenInPlace {
+ public:
+  /// The tensor itself where it is dense, else a copy that copy_back() brings home.
+  Tensor operator()(const Tensor& tensor);
+  void copy_back() const;
+
+ private:
+  struct Copy {
+    Tensor home, copy;
+  };
+  std::vector<Copy> copies_;
+};
+
 }  // namespace expctr

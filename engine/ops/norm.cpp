@@ -38,10 +38,9 @@ Tensor layer_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, doubl
 Tensor dice(const Tensor& x, const Tensor& alpha, const Tensor& running_mean, const Tensor& running_variance, bool training, double epsilon, double momentum) {
   const OpScope scope("dice", x, alpha, running_mean, running_variance);
   if (!scope.dense()) {
-    const Tensor moved_mean = dense(running_mean), moved_variance = dense(running_variance);
-    Tensor y = dice(dense(x), dense(alpha), moved_mean, moved_variance, training, epsilon, momentum);
-    if (!running_mean.is_dense()) running_mean.copy_from(moved_mean);
-    if (!running_variance.is_dense()) running_variance.copy_from(moved_variance);
+    WrittenInPlace written;
+    Tensor y = dice(dense(x), dense(alpha), written(running_mean), written(running_variance), training, epsilon, momentum);
+    written.copy_back();
     return y;
   }
   require_rank("dice", "x", x, 2);
