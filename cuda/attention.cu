@@ -61,6 +61,7 @@ constexpr std::size_t forward_shared_bytes = (attention_block * (3 * D + 4) + at
 template <class T, int D>
 __global__ void __launch_bounds__(attention_threads, blocks_at_least<D>) forward_kernel(const __grid_constant__ ForwardArgs<T> args) {
   extern __shared__ float4 shared[];
+  __shared__ int2 seen_keys[attention_block];  // first and end by query: in registers they would be spilled
   float *q_tile = reinterpret_cast<float*>(shared), *k_tile = q_tile + attention_block * D, *v_tile = k_tile + attention_block * (D + 4),
         *p_tile = v_tile + attention_block * D;
   int sequence, first;
@@ -72,6 +73,10 @@ __global__ void __launch_bounds__(attention_threads, blocks_at_least<D>) forward
   const std::int64_t q_stride = static_cast<std::int64_t>(args.heads) * args.head_dim,
                      q_start = (start + first) * q_stride + head * args.head_dim;
   const int count = min(attention_block, range.queries - first);
+  if (threadIdx.x < attention_block) {
+    const int query = first + static_cast<int>(threadIdx.x);
+    seen_keys[threadIdx.x] = {range.first(query), range.end(query)};
+  }
   load_tile<D, D>(q_tile, count, args.head_dim, args.vector, [&](int row) { return args.q + q_start + row * q_stride; });
 
   float sums[rows_per_warp][D / 32] = {}, maximum[rows_per_warp], total[rows_per_warp] = {};
@@ -88,8 +93,8 @@ __global__ void __launch_bounds__(attention_threads, blocks_at_least<D>) forward
     row_products<D, D, D + 4>(q_tile, k_tile, warp, lane, scores);
 #pragma unroll
     for (int i = 0; i < rows_per_warp; ++i) {
-      const int query = first + warp * rows_per_warp + i;
-      const bool seen = block + lane >= range.first(query) && block + lane < range.end(query);
+      const int2 interval = seen_keys[warp * rows_per_warp + i];
+      const bool seen = block + lane >= interval.x && block + lane < interval.y;
       const float score = seen ? scores[i] * args.scale : -INFINITY, most = fmaxf(maximum[i], warp_maximum(score));
       const float base = most == -INFINITY ? 0.0f : most;  // no key seen so far
       const float p = expf(score - base), correction = expf(maximum[i] - base);

@@ -66,7 +66,7 @@ struct Chunk {
 template <class T, int D, int Heads>
 __global__ void __launch_bounds__(attention_threads) decode_kernel(const __grid_constant__ DecodeArgs<T> args) {
   constexpr int columns = Chunk<T>::columns, lanes = D / columns < 32 ? D / columns : 32, chunks = D / columns / lanes, together = 32 / lanes,
-                unroll = 8 / chunks < attention_block / together ? 8 / chunks : attention_block / together;
+                rows = Heads == 1 ? 8 / chunks : 4, unroll = rows < attention_block / together ? rows : attention_block / together;
   __shared__ __align__(16) float parts[attention_warps][Heads][D];
   __shared__ float maxima[attention_warps][Heads], totals[attention_warps][Heads];
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32, token = static_cast<int>(blockIdx.x),

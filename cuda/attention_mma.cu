@@ -31,7 +31,7 @@ constexpr std::uint32_t mma_forward_bytes = tile_bytes<D>(mma_rows) * 5;
 
 template <int D, bool Paged>
 __global__ void __launch_bounds__(mma_threads, D <= 64 ? 3 : 2) mma_forward_kernel(const __grid_constant__ MmaForwardArgs args) {
-  extern __shared__ uint4 shared[];
+  extern __shared__ __align__(128) uint4 shared[];
   constexpr std::uint32_t bytes = tile_bytes<D>(mma_rows);
   const std::uint32_t q_tile = shared_address(shared), stages = q_tile + bytes;
   int sequence, first;
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(mma_threads, D <= 64 ? 3 : 2) mma_forward_kern
   wait_for_copies();
   __syncthreads();
   Fragment q[D / 16];
-  left_fragments<D>(q_tile, 16 * warp, lane, q);
+  left_fragments<D>(q_tile, warp, lane, q);
 
   // This thread has rows lane / 4 and lane / 4 + 8 of the warp's.
   const int row = first + 16 * warp + lane / 4;

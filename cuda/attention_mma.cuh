@@ -22,6 +22,15 @@ __device__ __forceinline__ std::uint32_t chunk_offset(int row, int chunk) {
   return static_cast<std::uint32_t>(row * (D / 8) + (chunk ^ exchange)) * 16;
 }
 
+/// From a lane's address in the first 16 rows and 16 columns of a tile to its address in block (rows, columns) of 16 x 16: one exclusive or,
+/// and a constant. The tile starts at a multiple of 128 bytes.
+template <int D>
+__device__ __forceinline__ std::uint32_t block_address(std::uint32_t lane_address, int rows, int columns) {
+  constexpr int exchanged = D % 64 == 0 ? 3 : 1;
+  return (lane_address ^ static_cast<std::uint32_t>(32 * (columns & exchanged))) +
+         static_cast<std::uint32_t>(32 * (columns & ~exchanged) + rows * 16 * D * 2);
+}
+
 __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
@@ -70,7 +79,7 @@ __device__ __forceinline__ Fragment load_matrices_transposed(std::uint32_t addre
 
 /// c[16, 8] += a[16, 16] b[16, 8].
 __device__ __forceinline__ void multiply_add(float (&c)[4], const Fragment& a, std::uint32_t b0, std::uint32_t b1) {
-  asm volatile(
+  asm(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3]), "r"(b0), "r"(b1));
@@ -89,16 +98,16 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
-/// Fragment of the left factor: rows first_row .. + 15, columns 16 step .. + 15.
+/// Fragment of the left factor: rows 16 block .. + 15, columns 16 step .. + 15.
 template <int D>
-__device__ __forceinline__ Fragment left_fragment(std::uint32_t tile, int first_row, int step, int lane) {
-  return load_matrices(tile + chunk_offset<D>(first_row + lane % 16, 2 * step + lane / 16));
+__device__ __forceinline__ Fragment left_fragment(std::uint32_t tile, int block, int step, int lane) {
+  return load_matrices(block_address<D>(tile + chunk_offset<D>(lane % 16, lane / 16), block, step));
 }
 
 template <int D>
-__device__ __forceinline__ void left_fragments(std::uint32_t tile, int first_row, int lane, Fragment (&fragments)[D / 16]) {
+__device__ __forceinline__ void left_fragments(std::uint32_t tile, int block, int lane, Fragment (&fragments)[D / 16]) {
 #pragma unroll
-  for (int step = 0; step < D / 16; ++step) fragments[step] = left_fragment<D>(tile, first_row, step, lane);
+  for (int step = 0; step < D / 16; ++step) fragments[step] = left_fragment<D>(tile, block, step, lane);
 }
 
 /// c[16, Columns] = a[16, D] tile[Columns, D]^T; left(step) gives the fragments of a.
@@ -108,12 +117,13 @@ __device__ __forceinline__ void row_products_mma(float (&c)[Columns / 8][4], std
   for (int n = 0; n < Columns / 8; ++n)
 #pragma unroll
     for (int i = 0; i < 4; ++i) c[n][i] = 0;
+  const std::uint32_t start = tile + chunk_offset<D>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #pragma unroll
   for (int step = 0; step < D / 16; ++step) {
     const Fragment a = left(step);
 #pragma unroll
     for (int n = 0; n < Columns / 16; ++n) {
-      const Fragment b = load_matrices(tile + chunk_offset<D>(16 * n + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2));
+      const Fragment b = load_matrices(block_address<D>(start, n, step));
       multiply_add(c[2 * n], a, b.x[0], b.x[1]);
       multiply_add(c[2 * n + 1], a, b.x[2], b.x[3]);
     }
@@ -124,11 +134,12 @@ __device__ __forceinline__ void row_products_mma(float (&c)[Columns / 8][4], std
 template <int D, int Rows>
 __device__ __forceinline__ void add_weighted_rows_mma(float (&c)[D / 8][4], const Fragment (&weights)[Rows / 16], std::uint32_t tile,
                                                       int lane) {
+  const std::uint32_t start = tile + chunk_offset<D>(lane % 16, lane / 16);
 #pragma unroll
   for (int step = 0; step < Rows / 16; ++step)
 #pragma unroll
     for (int n = 0; n < D / 16; ++n) {
-      const Fragment b = load_matrices_transposed(tile + chunk_offset<D>(16 * step + lane % 16, 2 * n + lane / 16));
+      const Fragment b = load_matrices_transposed(block_address<D>(start, step, n));
       multiply_add(c[2 * n], weights[step], b.x[0], b.x[1]);
       multiply_add(c[2 * n + 1], weights[step], b.x[2], b.x[3]);
     }

@@ -67,7 +67,7 @@ constexpr std::uint32_t key_gradient_bytes = tile_bytes<D>(2 * mma_rows + 4 * ot
 
 template <int D>
 __global__ void __launch_bounds__(mma_threads, 2) mma_query_gradient_kernel(const __grid_constant__ MmaBackwardArgs args) {
-  extern __shared__ uint4 shared[];
+  extern __shared__ __align__(128) uint4 shared[];
   constexpr int other = other_rows<D>;
   constexpr std::uint32_t own_bytes = tile_bytes<D>(mma_rows), other_bytes = tile_bytes<D>(other);
   const std::uint32_t q_tile = shared_address(shared), dy_tile = q_tile + own_bytes, stages = dy_tile + own_bytes;
@@ -107,8 +107,8 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_query_gradient_kernel(cons
   wait_for_copies();
   __syncthreads();
   Fragment q[D / 16], dy[D / 16];
-  left_fragments<D>(q_tile, 16 * warp, lane, q);
-  left_fragments<D>(dy_tile, 16 * warp, lane, dy);
+  left_fragments<D>(q_tile, warp, lane, q);
+  left_fragments<D>(dy_tile, warp, lane, dy);
   const float scale = args.scale * log2_of_e;
   float sums[D / 8][4] = {};
   for (int block = key_begin, stage = 0; block < key_end; block += other, stage ^= 1) {
@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_query_gradient_kernel(cons
 /// A warp has 16 keys: scores, and all that follows from them, are transposed.
 template <int D>
 __global__ void __launch_bounds__(mma_threads, 2) mma_key_gradient_kernel(const __grid_constant__ MmaBackwardArgs args) {
-  extern __shared__ uint4 shared[];
+  extern __shared__ __align__(128) uint4 shared[];
   constexpr int other = other_rows<D>;
   constexpr bool keep = D <= 64;  // keys and values stay in registers as left factors
   constexpr std::uint32_t own_bytes = tile_bytes<D>(mma_rows), other_bytes = tile_bytes<D>(other);
@@ -183,14 +183,14 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_key_gradient_kernel(const 
   __syncthreads();
   Fragment keys[keep ? D / 16 : 1], values[keep ? D / 16 : 1];
   if constexpr (keep) {
-    left_fragments<D>(k_tile, 16 * warp, lane, keys);
-    left_fragments<D>(v_tile, 16 * warp, lane, values);
+    left_fragments<D>(k_tile, warp, lane, keys);
+    left_fragments<D>(v_tile, warp, lane, values);
   }
   const auto left = [&](const auto& kept, std::uint32_t tile, int step) {
     if constexpr (keep)
       return kept[step];
     else
-      return left_fragment<D>(tile, 16 * warp, step, lane);
+      return left_fragment<D>(tile, warp, step, lane);
   };
   const int key = first + 16 * warp + lane / 4;
   const int low[2] = {range.first_query(key), range.first_query(key + 8)}, high[2] = {range.end_query(key), range.end_query(key + 8)};
