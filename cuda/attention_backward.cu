@@ -96,6 +96,7 @@ __global__ void __launch_bounds__(attention_threads) query_gradient_kernel(const
 template <class T, int D>
 __global__ void __launch_bounds__(attention_threads) key_gradient_kernel(const __grid_constant__ BackwardArgs<T> args) {
   extern __shared__ float4 shared[];
+  __shared__ int2 seeing_queries[attention_block];  // first and end by key: in registers they would be spilled
   float *k_tile = reinterpret_cast<float*>(shared), *v_tile = k_tile + attention_block * D, *q_tile = v_tile + attention_block * D,
         *dy_tile = q_tile + attention_block * (D + 4), *p_tile = dy_tile + attention_block * (D + 4),
         *ds_tile = p_tile + attention_block * attention_block;
@@ -110,6 +111,10 @@ __global__ void __launch_bounds__(attention_threads) key_gradient_kernel(const _
                      k_stride = static_cast<std::int64_t>(args.kv_heads) * args.head_dim,
                      k_start = (args.sequences.key_offsets[sequence] + first) * k_stride + kv_head * args.head_dim;
   const int query_begin = range.first_query(first) / attention_block * attention_block, query_end = range.end_query(first + count - 1);
+  if (threadIdx.x < attention_block) {
+    const int key = first + static_cast<int>(threadIdx.x);
+    seeing_queries[threadIdx.x] = {range.first_query(key), range.end_query(key)};
+  }
   load_tile<D, D>(k_tile, count, args.head_dim, args.vector, [&](int row) { return args.k + k_start + row * k_stride; });
   load_tile<D, D>(v_tile, count, args.head_dim, args.vector, [&](int row) { return args.v + k_start + row * k_stride; });
   float dk[rows_per_warp][D / 32] = {}, dv[rows_per_warp][D / 32] = {};
@@ -131,7 +136,8 @@ __global__ void __launch_bounds__(attention_threads) key_gradient_kernel(const _
 #pragma unroll
       for (int i = 0; i < rows_per_warp; ++i) {
         const int row = warp * rows_per_warp + i;
-        const bool seen = row < count && block + lane >= range.first_query(first + row) && block + lane < range.end_query(first + row);
+        const int2 interval = seeing_queries[row];
+        const bool seen = row < count && block + lane >= interval.x && block + lane < interval.y;
         const float p = seen ? expf(scores[i] * args.scale - log_sum) : 0.0f;
         p_tile[row * attention_block + lane] = p;
         ds_tile[row * attention_block + lane] = p * (dp[i] - delta) * args.scale;

@@ -169,9 +169,13 @@ __global__ void __launch_bounds__(attention_threads) decode_kernel(const __grid_
 #pragma unroll
       for (int c = 0; c < chunks; ++c)
 #pragma unroll
-        for (int i = 0; i < columns; i += 4)
-          *reinterpret_cast<float4*>(&parts[warp][h][(lane + c * lanes) * columns + i]) =
-              make_float4(sums[h][c][i], sums[h][c][i + 1], sums[h][c][i + 2], sums[h][c][i + 3]);
+        for (int i = 0; i < columns; i += 4) {
+          // Of eight columns, every other four lanes write the second half first: 8 lanes, 32 banks.
+          const bool second = columns == 8 && (i == 4) != (lane / 4 % 2 == 1);
+          const auto pick = [&](int j) { return columns == 8 ? (second ? sums[h][c][(4 + j) % columns] : sums[h][c][j]) : sums[h][c][i + j]; };
+          *reinterpret_cast<float4*>(&parts[warp][h][(lane + c * lanes) * columns + (second ? 4 : 0)]) =
+              make_float4(pick(0), pick(1), pick(2), pick(3));
+        }
     if (lane == 0) {
       maxima[warp][h] = maximum[h];
       totals[warp][h] = total[h];

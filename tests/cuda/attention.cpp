@@ -134,7 +134,7 @@ std::vector<float> poisoned_padding(const Problem& p, std::vector<float> rows, i
 }
 
 void check_problem(const Problem& p, DType dtype) {
-  CAPTURE(dtype_name(dtype));
+  CAPTURE(std::string(dtype_name(dtype)));
   CAPTURE(p.shape.head_dim);
   const Activations storage{dtype};
   const std::vector<std::int32_t> offsets = p.offsets(), key_offsets = p.key_offsets();
@@ -224,7 +224,7 @@ TEST_CASE("logits far from zero neither overflow nor lose the sum") {
 }
 
 void check_paged(DType dtype) {
-  CAPTURE(dtype_name(dtype));
+  CAPTURE(std::string(dtype_name(dtype)));
   const Activations storage{dtype};
   struct Case {
     std::vector<std::int32_t> contexts, fresh;  // cached tokens of each sequence, and how many of them are queries
