@@ -23,9 +23,8 @@ int ranges_of(std::int64_t keys) { return static_cast<int>(std::clamp<std::int64
 std::int64_t range_start(const KeyRange& range, int i, int n) {
   if (i >= n) return range.keys;
   // Causal without a prefix: keys x and later are seen in proportion to (1 - x)^2.
-  const double place = range.causal && range.window == 0 && range.shift >= 0
-                           ? 1.0 - std::sqrt(1.0 - static_cast<double>(i) / n)
-                           : static_cast<double>(i) / n;
+  const double place = range.causal && range.window == 0 && range.shift >= 0 ? 1.0 - std::sqrt(1.0 - static_cast<double>(i) / n)
+                                                                             : static_cast<double>(i) / n;
   return static_cast<std::int64_t>(place * static_cast<double>(range.keys)) / attention_block * attention_block;
 }
 

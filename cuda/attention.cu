@@ -1,8 +1,8 @@
 // Attention forward in float32 arithmetic: f32 storage, and the bf16 rows that tensor cores do not take (cuda/attention_mma.h). Tiles of 32
 // queries x 32 keys, online softmax, nothing of size [tokens, tokens]: 4 tokens^2 head_dim FLOPs a head (half of it when causal); a block
-// reads its keys and values once per 32 queries. A warp has 8 queries, a lane a key for the scores and head_dim / 32 columns for the sums: 9
-// shared loads for 32 multiply-adds, so bound by shared memory, then by arithmetic.
-// Source: Dao et al. 2022 (tiling); Kwon et al. 2023 (pages).
+// reads its keys and values once per 32 queries. A warp has 8 queries, a lane a key for the scores and head_dim / 32 columns for the sums:
+// 9 shared loads for 32 multiply-adds, so bound by shared memory, then by arithmetic. Source: Dao et al. 2022 (tiling); Kwon et al. 2023
+// (pages).
 #include "cuda/attention_mma.h"
 #include "cuda/attention_tile.cuh"
 
@@ -65,7 +65,8 @@ __global__ void __launch_bounds__(attention_threads, blocks_at_least<D>) forward
   float *q_tile = reinterpret_cast<float*>(shared), *k_tile = q_tile + attention_block * D, *v_tile = k_tile + attention_block * (D + 4),
         *p_tile = v_tile + attention_block * D;
   int sequence, first;
-  if (!find_tile<attention_block>(args.sequences.query_offsets, args.sequences.count, static_cast<int>(blockIdx.x), sequence, first)) return;
+  if (!find_tile<attention_block>(args.sequences.query_offsets, args.sequences.count, static_cast<int>(blockIdx.x), sequence, first))
+    return;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32, head = static_cast<int>(blockIdx.y),
             start = args.sequences.query_offsets[sequence];
   KeyRange range;

@@ -1,7 +1,8 @@
-// Gradient of attention in float32 arithmetic (f32 storage, and bf16 that tensor cores do not take), without atomics: probabilities are computed again from log_sum_exp. First delta = dy . y a query and head; then
-// one launch with a block a query tile that visits key tiles in order (dq), and one with a block a key tile that visits query heads and
-// query tiles in order (dk, dv). 14 tokens^2 head_dim FLOPs a head (half of it when causal; the scores and dy v products are computed in
-// both launches); bound by shared memory, then by arithmetic.   Source: Dao 2023 (FlashAttention-2), without its atomic additions to dq.
+// Gradient of attention in float32 arithmetic (f32 storage, and bf16 that tensor cores do not take), without atomics: probabilities are
+// computed again from log_sum_exp. First delta = dy . y a query and head; then one launch with a block a query tile that visits key tiles
+// in order (dq), and one with a block a key tile that visits query heads and query tiles in order (dk, dv). 14 tokens^2 head_dim FLOPs a
+// head (half of it when causal; the scores and dy v products are computed in both launches); bound by shared memory, then by arithmetic.
+// Source: Dao 2023 (FlashAttention-2), without its atomic additions to dq.
 #include "cuda/attention_mma.h"
 #include "cuda/attention_tile.cuh"
 
@@ -44,7 +45,8 @@ __global__ void __launch_bounds__(attention_threads) query_gradient_kernel(const
   float *q_tile = reinterpret_cast<float*>(shared), *dy_tile = q_tile + attention_block * D, *k_tile = dy_tile + attention_block * D,
         *v_tile = k_tile + attention_block * (D + 4), *ds_tile = v_tile + attention_block * (D + 4);
   int sequence, first;
-  if (!find_tile<attention_block>(args.sequences.query_offsets, args.sequences.count, static_cast<int>(blockIdx.x), sequence, first)) return;
+  if (!find_tile<attention_block>(args.sequences.query_offsets, args.sequences.count, static_cast<int>(blockIdx.x), sequence, first))
+    return;
   const KeyRange range = args.sequences.range(sequence);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32, head = static_cast<int>(blockIdx.y),
             start = args.sequences.query_offsets[sequence], count = min(attention_block, range.queries - first);

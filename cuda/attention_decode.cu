@@ -65,8 +65,9 @@ struct Chunk {
 
 template <class T, int D, int Heads>
 __global__ void __launch_bounds__(attention_threads) decode_kernel(const __grid_constant__ DecodeArgs<T> args) {
-  constexpr int columns = Chunk<T>::columns, lanes = D / columns < 32 ? D / columns : 32, chunks = D / columns / lanes, together = 32 / lanes,
-                rows = Heads == 1 ? 8 / chunks : 4, unroll = rows < attention_block / together ? rows : attention_block / together;
+  constexpr int columns = Chunk<T>::columns, lanes = D / columns < 32 ? D / columns : 32, chunks = D / columns / lanes,
+                together = 32 / lanes, rows = Heads == 1 ? 8 / chunks : 4,
+                unroll = rows < attention_block / together ? rows : attention_block / together;
   __shared__ __align__(16) float parts[attention_warps][Heads][D];
   __shared__ float maxima[attention_warps][Heads], totals[attention_warps][Heads];
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32, token = static_cast<int>(blockIdx.x),
@@ -87,8 +88,7 @@ __global__ void __launch_bounds__(attention_threads) decode_kernel(const __grid_
 #pragma unroll
     for (int c = 0; c < chunks; ++c) {
       Chunk<T> chunk;
-      if (h < heads)
-        chunk.load(args.q + (first_row + h) * args.head_dim, (lane % lanes + c * lanes) * columns, args.head_dim, args.vector);
+      if (h < heads) chunk.load(args.q + (first_row + h) * args.head_dim, (lane % lanes + c * lanes) * columns, args.head_dim, args.vector);
       chunk.unpack(q[h][c]);
     }
   }
@@ -172,7 +172,9 @@ __global__ void __launch_bounds__(attention_threads) decode_kernel(const __grid_
         for (int i = 0; i < columns; i += 4) {
           // Of eight columns, every other four lanes write the second half first: 8 lanes, 32 banks.
           const bool second = columns == 8 && (i == 4) != (lane / 4 % 2 == 1);
-          const auto pick = [&](int j) { return columns == 8 ? (second ? sums[h][c][(4 + j) % columns] : sums[h][c][j]) : sums[h][c][i + j]; };
+          const auto pick = [&](int j) {
+            return columns == 8 ? (second ? sums[h][c][(4 + j) % columns] : sums[h][c][j]) : sums[h][c][i + j];
+          };
           *reinterpret_cast<float4*>(&parts[warp][h][(lane + c * lanes) * columns + (second ? 4 : 0)]) =
               make_float4(pick(0), pick(1), pick(2), pick(3));
         }
@@ -248,7 +250,8 @@ void launch_for_group(const PagedAttention& a, Stream stream) {
   args.sequences = static_cast<int>(a.context_lengths.size());
   args.window = a.shape.window;
   args.splits = static_cast<int>(split_count(a));
-  args.vector = a.shape.head_dim % Chunk<T>::columns == 0 && aligned16(a.q.data) && aligned16(a.key_pages.data) && aligned16(a.value_pages.data);
+  args.vector =
+      a.shape.head_dim % Chunk<T>::columns == 0 && aligned16(a.q.data) && aligned16(a.key_pages.data) && aligned16(a.value_pages.data);
   args.scale = static_cast<float>(a.shape.scale) * log2_of_e;
   args.q = a.q.as<T>();
   args.keys = a.key_pages.as<T>();

@@ -1,15 +1,14 @@
-// Attention forward on tensor cores, bf16 storage, float32 softmax: FlashAttention-2's loop. A block has 64 queries of one head, a warp 16 of
-// them; tiles of 64 keys and values come by cp.async into two stages, the next while this one is used. Scores stay in registers, their
+// Attention forward on tensor cores, bf16 storage, float32 softmax: FlashAttention-2's loop. A block has 64 queries of one head, a warp 16
+// of them; tiles of 64 keys and values come by cp.async into two stages, the next while this one is used. Scores stay in registers, their
 // exponentials become the left factor of the second product there; nothing of size [tokens, tokens] exists.
 // FLOPs a head: 4 tokens^2 head_dim; causal: tiles above the diagonal are skipped, n (n + 1) / 2 tiles of 64 x 64 for tokens = 64 n, so
 // 1 + 1 / n of half the square: 1.06 at 1,024 tokens.
-// Bytes a head, requested: q and y once, 4 tokens head_dim; keys and values once a query tile, 4 head_dim x 64 x tiles; log_sum_exp 4 tokens.
-// DRAM sees q, k, v and y once while keys and values of a head stay in L2. Shared memory: a key chunk serves 16 query rows, 256 bytes an mma,
-// as many cycles as the mma takes on sm_80 and sm_90: bound by tensor cores and shared memory alike.
-// Source: Dao 2023 (FlashAttention-2); Kwon et al. 2023 (pages).
-#include "cuda/attention_mma.h"
-
+// Bytes a head, requested: q and y once, 4 tokens head_dim; keys and values once a query tile, 4 head_dim x 64 x tiles; log_sum_exp 4
+// tokens. DRAM sees q, k, v and y once while keys and values of a head stay in L2. Shared memory: a key chunk serves 16 query rows, 256
+// bytes an mma, as many cycles as the mma takes on sm_80 and sm_90: bound by tensor cores and shared memory alike. Source: Dao 2023
+// (FlashAttention-2); Kwon et al. 2023 (pages).
 #include "cuda/attention_mma.cuh"
+#include "cuda/attention_mma.h"
 
 namespace expctr::cuda {
 
@@ -36,7 +35,8 @@ __global__ void __launch_bounds__(mma_threads, D <= 64 ? 3 : 2) mma_forward_kern
   const std::uint32_t q_tile = shared_address(shared), stages = q_tile + bytes;
   int sequence, first;
   // The last tiles of a causal sequence have most keys: they start first.
-  if (!find_tile<mma_rows>(args.sequences.query_offsets, args.sequences.count, static_cast<int>(gridDim.x - 1 - blockIdx.x), sequence, first))
+  if (!find_tile<mma_rows>(args.sequences.query_offsets, args.sequences.count, static_cast<int>(gridDim.x - 1 - blockIdx.x), sequence,
+                           first))
     return;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32, head = static_cast<int>(blockIdx.y);
   KeyRange range;
@@ -171,9 +171,7 @@ void launch(const char* name, MmaForwardArgs args, const AttentionShape& shape, 
 
 bool fits_tensor_cores(const AttentionForward& a) { return fits(a.shape, a.q, {&a.q, &a.k, &a.v, &a.y}); }
 bool fits_tensor_cores(const PagedAttention& a) { return fits(a.shape, a.q, {&a.q, &a.key_pages, &a.value_pages, &a.y}); }
-bool fits_tensor_cores(const AttentionBackward& a) {
-  return fits(a.shape, a.q, {&a.q, &a.k, &a.v, &a.y, &a.dy, &a.dq, &a.dk, &a.dv});
-}
+bool fits_tensor_cores(const AttentionBackward& a) { return fits(a.shape, a.q, {&a.q, &a.k, &a.v, &a.y, &a.dy, &a.dq, &a.dk, &a.dv}); }
 
 void forward_on_tensor_cores(const AttentionForward& a, Stream stream) {
   MmaForwardArgs args{};

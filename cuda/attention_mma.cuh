@@ -1,7 +1,7 @@
-// Parts of the attention kernels on tensor cores: tiles of bf16 rows in shared memory, their copies (cp.async) and fragments (ldmatrix), and
-// products of one warp, 16 rows at a time (mma.sync.m16n8k16, float32 accumulators).
-// A tile is [rows, D]; its 16-byte chunks are exchanged within a row so that eight rows of one chunk, which ldmatrix reads, and eight chunks
-// of consecutive rows, which copies write, lie in different banks.
+// Parts of the attention kernels on tensor cores: tiles of bf16 rows in shared memory, their copies (cp.async) and fragments (ldmatrix),
+// and products of one warp, 16 rows at a time (mma.sync.m16n8k16, float32 accumulators). A tile is [rows, D]; its 16-byte chunks are
+// exchanged within a row so that eight rows of one chunk, which ldmatrix reads, and eight chunks of consecutive rows, which copies write,
+// lie in different banks.
 #pragma once
 
 #include "cuda/attention_tile.cuh"
@@ -22,8 +22,8 @@ __device__ __forceinline__ std::uint32_t chunk_offset(int row, int chunk) {
   return static_cast<std::uint32_t>(row * (D / 8) + (chunk ^ exchange)) * 16;
 }
 
-/// From a lane's address in the first 16 rows and 16 columns of a tile to its address in block (rows, columns) of 16 x 16: one exclusive or,
-/// and a constant. The tile starts at a multiple of 128 bytes.
+/// From a lane's address in the first 16 rows and 16 columns of a tile to its address in block (rows, columns) of 16 x 16: one exclusive
+/// or, and a constant. The tile starts at a multiple of 128 bytes.
 template <int D>
 __device__ __forceinline__ std::uint32_t block_address(std::uint32_t lane_address, int rows, int columns) {
   constexpr int exchanged = D % 64 == 0 ? 3 : 1;
@@ -79,8 +79,7 @@ __device__ __forceinline__ Fragment load_matrices_transposed(std::uint32_t addre
 
 /// c[16, 8] += a[16, 16] b[16, 8].
 __device__ __forceinline__ void multiply_add(float (&c)[4], const Fragment& a, std::uint32_t b0, std::uint32_t b1) {
-  asm(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3]), "r"(b0), "r"(b1));
 }

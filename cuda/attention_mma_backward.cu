@@ -2,13 +2,13 @@
 // log_sum_exp, laid out by head. Then a launch with a block for 64 queries of a head that visits key tiles in order (dq), and one with a
 // block for 64 keys of a key-value head that visits the group's heads and their query tiles in order (dk, dv). Both compute the
 // probabilities again; the second works on transposed scores, so that its accumulators, too, become left factors in registers.
-// FLOPs a head: 3 products in the first launch, 4 in the second: 14 tokens^2 head_dim, half of it times (1 + 1 / n) when causal with tokens =
-// 64 n (1.06 at 1,024 tokens). One launch with all five products needs 10, but must add dq across blocks: with float atomics (not
+// FLOPs a head: 3 products in the first launch, 4 in the second: 14 tokens^2 head_dim, half of it times (1 + 1 / n) when causal with tokens
+// = 64 n (1.06 at 1,024 tokens). One launch with all five products needs 10, but must add dq across blocks: with float atomics (not
 // deterministic) or partial sums of 4 tokens^2 head_dim / 64 bytes a head, as much as the scores that are to be avoided.
 // Bytes a head, requested: dq: q, dy, dq (read and written) once, 8 tokens head_dim; keys and values once a query tile, 4 head_dim x 64 x
-// tiles; dk, dv: keys, values and their gradients once, 12 tokens head_dim a key-value head; q and dy once a key tile, (4 head_dim + 8) x 64
-// x tiles. Bound by tensor cores and shared memory alike, as the forward pass.
-// Source: Dao 2023 (FlashAttention-2), its two loops as two launches.
+// tiles; dk, dv: keys, values and their gradients once, 12 tokens head_dim a key-value head; q and dy once a key tile, (4 head_dim + 8) x
+// 64 x tiles. Bound by tensor cores and shared memory alike, as the forward pass. Source: Dao 2023 (FlashAttention-2), its two loops as two
+// launches.
 #include "cuda/attention_mma.cuh"
 #include "cuda/attention_mma.h"
 
@@ -72,7 +72,8 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_query_gradient_kernel(cons
   constexpr std::uint32_t own_bytes = tile_bytes<D>(mma_rows), other_bytes = tile_bytes<D>(other);
   const std::uint32_t q_tile = shared_address(shared), dy_tile = q_tile + own_bytes, stages = dy_tile + own_bytes;
   int sequence, first;
-  if (!find_tile<mma_rows>(args.sequences.query_offsets, args.sequences.count, static_cast<int>(gridDim.x - 1 - blockIdx.x), sequence, first))
+  if (!find_tile<mma_rows>(args.sequences.query_offsets, args.sequences.count, static_cast<int>(gridDim.x - 1 - blockIdx.x), sequence,
+                           first))
     return;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32, head = static_cast<int>(blockIdx.y);
   const KeyRange range = args.sequences.range(sequence);
@@ -269,14 +270,16 @@ void backward_on_tensor_cores(const AttentionBackward& a, Stream stream) {
     constexpr int D = decltype(dim)::value;
     if (args.dq != nullptr) {
       allow_shared_bytes(mma_query_gradient_kernel<D>, query_gradient_bytes<D>);
-      mma_query_gradient_kernel<D><<<dim3(tile_count<mma_rows>(args.tokens, args.sequences.count), heads), mma_threads,
-                                     query_gradient_bytes<D>, native(stream)>>>(args);
+      mma_query_gradient_kernel<D>
+          <<<dim3(tile_count<mma_rows>(args.tokens, args.sequences.count), heads), mma_threads, query_gradient_bytes<D>, native(stream)>>>(
+              args);
       check_launch("attention_backward");
     }
     if (args.dk != nullptr || args.dv != nullptr) {
       allow_shared_bytes(mma_key_gradient_kernel<D>, key_gradient_bytes<D>);
-      mma_key_gradient_kernel<D><<<dim3(tile_count<mma_rows>(a.k.rows(), args.sequences.count), kv_heads), mma_threads,
-                                   key_gradient_bytes<D>, native(stream)>>>(args);
+      mma_key_gradient_kernel<D>
+          <<<dim3(tile_count<mma_rows>(a.k.rows(), args.sequences.count), kv_heads), mma_threads, key_gradient_bytes<D>, native(stream)>>>(
+              args);
       check_launch("attention_backward");
     }
   });

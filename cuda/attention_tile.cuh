@@ -48,8 +48,8 @@ __device__ __forceinline__ int sequence_of(const std::int32_t* offsets, int sequ
   return low;
 }
 
-/// Sequence and first token (within it) of tile `index` of Tile tokens. Sequence s owns the indices from offsets[s] / Tile + s on: enough for
-/// its tiles whatever its place, and found by bisection, without a prefix sum over sequences. False: the index belongs to no tile.
+/// Sequence and first token (within it) of tile `index` of Tile tokens. Sequence s owns the indices from offsets[s] / Tile + s on: enough
+/// for its tiles whatever its place, and found by bisection, without a prefix sum over sequences. False: the index belongs to no tile.
 template <int Tile>
 __device__ __forceinline__ bool find_tile(const std::int32_t* offsets, int sequences, int index, int& sequence, int& first) {
   int low = 0, high = sequences;
@@ -157,8 +157,9 @@ __device__ __forceinline__ float warp_maximum(float value) {
 template <int... Widths, class Launch>
 void dispatch_width(const char* kernel, int head_dim, Launch launch) {
   if (!((head_dim <= Widths && (launch(std::integral_constant<int, Widths>{}), true)) || ...))
-    throw ShapeError(std::string("cuda: ") + kernel + ": head_dim " + std::to_string(head_dim) + " exceeds " + std::to_string(most_head_dim),
-                     "use more, smaller heads");
+    throw ShapeError(
+        std::string("cuda: ") + kernel + ": head_dim " + std::to_string(head_dim) + " exceeds " + std::to_string(most_head_dim),
+        "use more, smaller heads");
 }
 
 /// Calls launch(storage type {}, integral constant D) for the float32 kernels; bf16 takes them only where tensor cores do not fit

@@ -11,7 +11,8 @@ using namespace expctr::test;
 
 namespace {
 
-/// Lengths of the packed sequences; of their keys, of the keys that are no padding, of the prefixes (each empty: as the queries, all, none).
+/// Lengths of the packed sequences; of their keys, of the keys that are no padding, of the prefixes (each empty: as the queries, all,
+/// none).
 struct Problem {
   std::vector<std::int32_t> lengths;
   AttentionShape shape;
@@ -128,7 +129,8 @@ struct Activations {
 std::vector<float> poisoned_padding(const Problem& p, std::vector<float> rows, int width) {
   const std::vector<std::int32_t> offsets = p.key_offsets();
   for (std::size_t s = 0; s < p.lengths.size(); ++s)
-    for (std::int64_t at = static_cast<std::int64_t>(offsets[s] + p.keys(s)) * width; at < static_cast<std::int64_t>(offsets[s + 1]) * width; ++at)
+    for (std::int64_t at = static_cast<std::int64_t>(offsets[s] + p.keys(s)) * width;
+         at < static_cast<std::int64_t>(offsets[s + 1]) * width; ++at)
       rows[static_cast<std::size_t>(at)] = std::numeric_limits<float>::quiet_NaN();
   return rows;
 }
@@ -147,11 +149,12 @@ void check_problem(const Problem& p, DType dtype) {
   const DeviceTensor qt = storage.upload(q, {tokens, width}, p.shift),
                      kt = storage.upload(poisoned_padding(p, k, static_cast<int>(kv_width)), {key_tokens, kv_width}, p.shift),
                      vt = storage.upload(poisoned_padding(p, v, static_cast<int>(kv_width)), {key_tokens, kv_width}),
-                     offsets_t(offsets, {sequences + 1}), key_offsets_t(key_offsets, {sequences + 1}), lengths_t(p.key_lengths, {sequences}),
-                     prefixes_t(p.prefixes, {sequences}), y = DeviceTensor::output({tokens, width}, dtype),
-                     log_sum = DeviceTensor::output({tokens, p.shape.heads}), g = storage.upload(dy, {tokens, width}),
-                     dq = storage.upload(oq, {tokens, width}), dk = storage.upload(ok, {key_tokens, kv_width}),
-                     dv = storage.upload(ov, {key_tokens, kv_width}), dk_again = storage.upload(ok, {key_tokens, kv_width});
+                     offsets_t(offsets, {sequences + 1}), key_offsets_t(key_offsets, {sequences + 1}),
+                     lengths_t(p.key_lengths, {sequences}), prefixes_t(p.prefixes, {sequences}),
+                     y = DeviceTensor::output({tokens, width}, dtype), log_sum = DeviceTensor::output({tokens, p.shape.heads}),
+                     g = storage.upload(dy, {tokens, width}), dq = storage.upload(oq, {tokens, width}),
+                     dk = storage.upload(ok, {key_tokens, kv_width}), dv = storage.upload(ov, {key_tokens, kv_width}),
+                     dk_again = storage.upload(ok, {key_tokens, kv_width});
   AttentionKeys keys;
   if (!p.key_extents.empty()) keys.offsets = key_offsets_t;
   if (!p.key_lengths.empty()) keys.lengths = lengths_t;
@@ -192,15 +195,14 @@ TEST_CASE("attention and its gradients over packed sequences") {
 }
 
 TEST_CASE("attention to other tokens, with padding, prefixes and windows") {
-  const std::vector<Problem> problems = {
-      {{5, 3}, {2, 1, 8, false, 0.4}, 0, {70, 0}},                                     // cross; one sequence without keys
-      {{5, 0, 40}, {2, 2, 16, true, 0.3}, 0, {67, 3, 40}},                             // causal after a prefix of other tokens
-      {{9, 4}, {1, 1, 32, true, 0.2}, 0, {5, 4}},                                      // more queries than keys: the first see nothing
-      {{70, 33}, {2, 1, 16, false, 0.3}, 0, {}, {41, 0}},                              // padding; all keys masked
-      {{20, 9}, {2, 1, 24, true, 0.2}, 0, {90, 9}, {75, 4}, {}},                       // padding, causal
-      {{70, 40, 5}, {2, 1, 32, true, 0.2}, 0, {}, {}, {37, 0, 9}},                     // prefixes
-      {{100, 7}, {2, 1, 64, true, 0.125, 20}},                                         // window
-      {{12, 40}, {3, 1, 16, true, 0.25, 33}, 0, {101, 40}, {101, 38}, {50, 3}}};       // all of it
+  const std::vector<Problem> problems = {{{5, 3}, {2, 1, 8, false, 0.4}, 0, {70, 0}},          // cross; one sequence without keys
+                                         {{5, 0, 40}, {2, 2, 16, true, 0.3}, 0, {67, 3, 40}},  // causal after a prefix of other tokens
+                                         {{9, 4}, {1, 1, 32, true, 0.2}, 0, {5, 4}},  // more queries than keys: the first see nothing
+                                         {{70, 33}, {2, 1, 16, false, 0.3}, 0, {}, {41, 0}},           // padding; all keys masked
+                                         {{20, 9}, {2, 1, 24, true, 0.2}, 0, {90, 9}, {75, 4}, {}},    // padding, causal
+                                         {{70, 40, 5}, {2, 1, 32, true, 0.2}, 0, {}, {}, {37, 0, 9}},  // prefixes
+                                         {{100, 7}, {2, 1, 64, true, 0.125, 20}},                      // window
+                                         {{12, 40}, {3, 1, 16, true, 0.25, 33}, 0, {101, 40}, {101, 38}, {50, 3}}};  // all of it
   for (const DType dtype : {DType::f32, DType::bf16})
     for (const Problem& p : problems) check_problem(p, dtype);
 }
@@ -276,9 +278,8 @@ void check_paged(DType dtype) {
     const std::vector<float> unwritten(static_cast<std::size_t>(elements(page_shape)), std::numeric_limits<float>::quiet_NaN());
     const DeviceTensor kt = storage.upload(k, {cached, page_width}), vt = storage.upload(v, {cached, page_width}), st(slots, {cached}),
                        keys = storage.upload(unwritten, page_shape), values = storage.upload(unwritten, page_shape),
-                       qt = storage.upload(queries, {tokens, width}), qo(query_offsets, {sequences + 1}),
-                       contexts(c.contexts, {sequences}), tt(table, {sequences, most_pages}),
-                       y = DeviceTensor::output({tokens, width}, dtype);
+                       qt = storage.upload(queries, {tokens, width}), qo(query_offsets, {sequences + 1}), contexts(c.contexts, {sequences}),
+                       tt(table, {sequences, most_pages}), y = DeviceTensor::output({tokens, width}, dtype);
     launch(StoreKeysValues{kt, vt, st, keys, values});
     const std::vector<float> stored = storage.read(keys);
     bool right = true;

@@ -1,5 +1,5 @@
-// What the headers of cuda/attention_mma.cu, cuda/attention_mma_backward.cu and cuda/attention_decode.cu derive, counted: FLOPs of tensor cores
-// at 1,024 tokens, requested bytes, bank conflicts.
+// What the headers of cuda/attention_mma.cu, cuda/attention_mma_backward.cu and cuda/attention_decode.cu derive, counted: FLOPs of tensor
+// cores at 1,024 tokens, requested bytes, bank conflicts.
 #include "base/kernels/attention.h"
 
 #include "tests/cuda/device_tensor.h"
@@ -41,7 +41,8 @@ TEST_CASE("attention on tensor cores at 1,024 tokens: FLOPs, bytes and bank conf
     int capability, head_dim;
     bool causal;
   };
-  for (const Case& c : {Case{80, 64, true}, Case{90, 64, true}, Case{90, 64, false}, Case{80, 32, true}, Case{80, 96, true}, Case{90, 128, true}}) {
+  for (const Case& c :
+       {Case{80, 64, true}, Case{90, 64, true}, Case{90, 64, false}, Case{80, 32, true}, Case{80, 96, true}, Case{90, 128, true}}) {
     CAPTURE(c.capability);
     CAPTURE(c.head_dim);
     CAPTURE(c.causal);
@@ -50,18 +51,19 @@ TEST_CASE("attention on tensor cores at 1,024 tokens: FLOPs, bytes and bank conf
     const LaunchProfile profile = profile_launches(
         c.capability,
         [&] {
-          const DeviceTensor q = random_bf16({tokens, heads * dim}, 1), k = random_bf16({tokens, dim}, 2), v = random_bf16({tokens, dim}, 3),
-                             dy = random_bf16({tokens, heads * dim}, 4), dq = random_bf16({tokens, heads * dim}, 5),
-                             dk = random_bf16({tokens, dim}, 6), dv = random_bf16({tokens, dim}, 7),
-                             offsets(std::vector<std::int32_t>{0, tokens}, {2}), y = DeviceTensor::output({tokens, heads * dim}, DType::bf16),
-                             log_sum = DeviceTensor::output({tokens, heads});
+          const DeviceTensor q = random_bf16({tokens, heads * dim}, 1), k = random_bf16({tokens, dim}, 2),
+                             v = random_bf16({tokens, dim}, 3), dy = random_bf16({tokens, heads * dim}, 4),
+                             dq = random_bf16({tokens, heads * dim}, 5), dk = random_bf16({tokens, dim}, 6),
+                             dv = random_bf16({tokens, dim}, 7), offsets(std::vector<std::int32_t>{0, tokens}, {2}),
+                             y = DeviceTensor::output({tokens, heads * dim}, DType::bf16), log_sum = DeviceTensor::output({tokens, heads});
           launch(AttentionForward{shape, q, k, v, offsets, y, log_sum});
           launch(AttentionBackward{shape, q, k, v, offsets, y, log_sum, dy, dq, dk, dv, {}});
         },
         {.checks = "none"});
     if (!profile.here) return skip_test(no_launch_profile);
     const double square = static_cast<double>(heads * tokens * tokens * dim) * (c.causal ? 0.5 : 1.0);
-    const std::int64_t pairs = c.causal ? tiles * (tiles + 1) / 2 : tiles * tiles, own = heads * tokens * dim * 2, other = heads * pairs * 64 * dim * 2;
+    const std::int64_t pairs = c.causal ? tiles * (tiles + 1) / 2 : tiles * tiles, own = heads * tokens * dim * 2,
+                       other = heads * pairs * 64 * dim * 2;
     // q and y, log_sum_exp; keys and values a query tile.
     check_kernel(profile.only("mma_forward_kernel"), 4 * square, 2 * own + heads * tokens * 4 + 2 * other);
     // q and dy, dq read and written; keys and values a query tile.
@@ -87,8 +89,8 @@ TEST_CASE("decoding reads each cached key and value once") {
       };
       const DeviceTensor q = random({sequences, heads * dim}, 1), keys = random({pages, attention_block, kv_heads * dim}, 2),
                          values = random({pages, attention_block, kv_heads * dim}, 3), offsets(std::vector<std::int32_t>{0, 1, 2, 3}, {4}),
-                         contexts(std::vector<std::int32_t>(3, static_cast<std::int32_t>(context)), {3}), tt(table, {sequences, most_pages}),
-                         y = DeviceTensor::output({sequences, heads * dim}, dtype);
+                         contexts(std::vector<std::int32_t>(3, static_cast<std::int32_t>(context)), {3}),
+                         tt(table, {sequences, most_pages}), y = DeviceTensor::output({sequences, heads * dim}, dtype);
       launch(PagedAttention{shape, q, offsets, contexts, tt, keys, values, y});
     });
     if (!profile.here) return skip_test(no_launch_profile);

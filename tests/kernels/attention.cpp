@@ -206,7 +206,8 @@ TEST_CASE("masked attention has the same bits for every setting, and for a seque
     dy.random(4);
     // Sequences first .. first + n - 1 by themselves: y, then the gradients.
     const auto run = [&](std::int64_t first, std::int64_t n) {
-      const std::int64_t from = offsets[first], key_from = key_offsets[first], count = offsets[first + n] - from, keys = key_offsets[first + n] - key_from;
+      const std::int64_t from = offsets[first], key_from = key_offsets[first], count = offsets[first + n] - from,
+                         keys = key_offsets[first + n] - key_from;
       const auto part = [](const Array<float>& whole, std::int64_t row, std::int64_t rows, std::int64_t row_width) {
         Array<float> copy({rows, row_width});
         std::copy_n(whole.data() + row * row_width, rows * row_width, copy.data());
@@ -224,7 +225,8 @@ TEST_CASE("masked attention has the same bits for every setting, and for a seque
         prefixes[s] = c.prefixes.empty() ? 0 : c.prefixes[static_cast<std::size_t>(first + s)];
       }
       std::vector<Array<float>> results;
-      for (const Array<float>* like : {&sq, &sq, &sk, &sv}) results.emplace_back(std::vector<std::int64_t>{like->view().shape[0], like->view().shape[1]});
+      for (const Array<float>* like : {&sq, &sq, &sk, &sv})
+        results.emplace_back(std::vector<std::int64_t>{like->view().shape[0], like->view().shape[1]});
       Array<float> log_sum({count, c.shape.heads});
       AttentionKeys masks{sko.view(), lengths.view(), {}};
       if (!c.prefixes.empty()) masks.prefixes = prefixes.view();
@@ -250,8 +252,10 @@ TEST_CASE("masked attention has the same bits for every setting, and for a seque
   }
 }
 
-TEST_CASE("the gradient of a long sequence, split by ranges of keys, agrees with double's and has the same bits for any number of threads") {
-  for (const AttentionShape& shape : {AttentionShape{2, 1, 8, true, 0.3}, AttentionShape{1, 1, 16, false, 0.2}, AttentionShape{2, 2, 4, true, 0.4, 300}}) {
+TEST_CASE(
+    "the gradient of a long sequence, split by ranges of keys, agrees with double's and has the same bits for any number of threads") {
+  for (const AttentionShape& shape :
+       {AttentionShape{2, 1, 8, true, 0.3}, AttentionShape{1, 1, 16, false, 0.2}, AttentionShape{2, 2, 4, true, 0.4, 300}}) {
     const std::vector<std::int64_t> lengths{1500, 3, 2100};
     Attention<float> f(shape, lengths);
     Attention<double> d(shape, lengths);
@@ -272,9 +276,20 @@ TEST_CASE("the gradient of a long sequence, split by ranges of keys, agrees with
              Stream{});
     const auto gradients = [&](int threads) {
       cpu::set_thread_count(threads);
-      std::vector<Array<float>> results{Array<float>({f.tokens, width}), Array<float>({f.tokens, kv_width}), Array<float>({f.tokens, kv_width})};
-      AttentionBackward single{shape, f.q.view(), f.k.view(), f.v.view(), f.offsets.view(), f.y.view(), f.log_sum_exp.view(), fdy.view(),
-                               results[0].view(), results[1].view(), results[2].view(), View{}};
+      std::vector<Array<float>> results{Array<float>({f.tokens, width}), Array<float>({f.tokens, kv_width}),
+                                        Array<float>({f.tokens, kv_width})};
+      AttentionBackward single{shape,
+                               f.q.view(),
+                               f.k.view(),
+                               f.v.view(),
+                               f.offsets.view(),
+                               f.y.view(),
+                               f.log_sum_exp.view(),
+                               fdy.view(),
+                               results[0].view(),
+                               results[1].view(),
+                               results[2].view(),
+                               View{}};
       Array<std::uint8_t> scratch({static_cast<std::int64_t>(cpu::scratch_bytes(single))});
       CHECK(scratch.size() == 3 * f.q.size() * 4);
       single.scratch = scratch.view();

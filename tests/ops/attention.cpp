@@ -44,7 +44,8 @@ std::vector<double> plain_attention(std::span<const Operand> in, const Attention
   return y;
 }
 
-/// Attention to other tokens than the queries' own, with masks. Empty vectors: keys are the queries' own tokens, all of them, without prefix.
+/// Attention to other tokens than the queries' own, with masks. Empty vectors: keys are the queries' own tokens, all of them, without
+/// prefix.
 struct MaskedCase {
   const char* what;
   AttentionShape shape;
@@ -75,7 +76,8 @@ struct MaskedCase {
           ++count;
         }
         for (int h = 0; h < shape.heads && count > 0; ++h) {
-          const std::int64_t at = (offsets[s] + i) * q_stride + h * shape.head_dim, from = h / (shape.heads / shape.kv_heads) * shape.head_dim;
+          const std::int64_t at = (offsets[s] + i) * q_stride + h * shape.head_dim,
+                             from = h / (shape.heads / shape.kv_heads) * shape.head_dim;
           plain_query(&in[0].values[at], k.data() + from, v.data() + from, count, stride, shape.head_dim, shape.scale, &y[at]);
         }
       }
@@ -174,7 +176,8 @@ OP_CASES(attention) {
   masked_error({2, 1, 4, false, 0.5}, {{}, {}, one(1)}, 3, "attention: prefix lengths of bidirectional sequences");
   masked_error({2, 1, 4, true, 0.5}, {one(3), {}, {}}, 3, "attention: key offsets is [1], expected [2]");
   masked_error({2, 1, 4, true, 0.5}, {}, 5, "attention: k is [5, 4], expected [3, 4]");
-  masked_error({2, 1, 4, true, 0.5}, {Tensor::of(std::vector<std::int32_t>{0, 4}, {2}), {}, {}}, 5, "offsets rise from 0 to the number of tokens");
+  masked_error({2, 1, 4, true, 0.5}, {Tensor::of(std::vector<std::int32_t>{0, 4}, {2}), {}, {}}, 5,
+               "offsets rise from 0 to the number of tokens");
   masked_error({2, 1, 4, true, 0.5}, {{}, one(4), {}}, 3, "a key length lies between 0 and the sequence's keys");
   masked_error({2, 1, 4, true, 0.5}, {{}, {}, one(-1)}, 3, "a prefix length is not negative");
   const AttentionShape shape{2, 1, 4, true, 0.5};
