@@ -16,7 +16,7 @@ namespace {
 
 struct MmaForwardArgs {
   int heads, kv_heads, head_dim;
-  float scale;  ///< times log2(e)
+  float scale;  ///< positive, times log2(e)
   const std::uint16_t *q, *k, *v;
   SequenceArgs sequences;
   const std::int32_t *context_lengths, *page_table;  ///< null without pages
@@ -88,24 +88,29 @@ __global__ void __launch_bounds__(mma_threads, D <= 64 ? 3 : 2) mma_forward_kern
     const std::uint32_t k_tile = stages + static_cast<std::uint32_t>(stage) * 2 * bytes;
     float scores[mma_rows / 8][4];
     row_products_mma<D, mma_rows>(scores, k_tile, lane, [&](int step) { return q[step]; });
-    const bool all_seen = block >= all_from && block + mma_rows <= all_to;
+    if (block < all_from || block + mma_rows > all_to) {
+#pragma unroll
+      for (int n = 0; n < mma_rows / 8; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int key = block + 8 * n + lane % 4 * 2 + i % 2;
+          if (key < low[i / 2] || key >= high[i / 2]) scores[n][i] = -INFINITY;
+        }
+    }
     float most[2] = {maximum[0], maximum[1]};
 #pragma unroll
     for (int n = 0; n < mma_rows / 8; ++n)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int key = block + 8 * n + lane % 4 * 2 + i % 2;
-        const bool seen = all_seen || (key >= low[i / 2] && key < high[i / 2]);
-        scores[n][i] = seen ? scores[n][i] * args.scale : -INFINITY;
-        most[i / 2] = fmaxf(most[i / 2], scores[n][i]);
-      }
+      for (int i = 0; i < 4; ++i) most[i / 2] = fmaxf(most[i / 2], scores[n][i]);
+    float shift[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       most[half] = fmaxf(most[half], __shfl_xor_sync(0xFFFFFFFFu, most[half], 1));
       most[half] = fmaxf(most[half], __shfl_xor_sync(0xFFFFFFFFu, most[half], 2));
-      const float correction = most[half] == -INFINITY ? 1.0f : exp2_fast(maximum[half] - most[half]);
+      const bool none = most[half] == -INFINITY;  // no key seen so far
+      const float correction = none ? 1.0f : exp2_fast((maximum[half] - most[half]) * args.scale);
       maximum[half] = most[half];
-      if (most[half] == -INFINITY) most[half] = 0;  // no key seen so far
+      shift[half] = none ? 0.0f : most[half] * args.scale;
       total[half] *= correction;
 #pragma unroll
       for (int n = 0; n < D / 8; ++n) {
@@ -117,7 +122,7 @@ __global__ void __launch_bounds__(mma_threads, D <= 64 ? 3 : 2) mma_forward_kern
     for (int n = 0; n < mma_rows / 8; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        scores[n][i] = exp2_fast(scores[n][i] - most[i / 2]);
+        scores[n][i] = exp2_fast(scores[n][i] * args.scale - shift[i / 2]);
         total[i / 2] += scores[n][i];
       }
     Fragment weights[mma_rows / 16];
@@ -135,14 +140,14 @@ __global__ void __launch_bounds__(mma_threads, D <= 64 ? 3 : 2) mma_forward_kern
     for (int half = 0; half < 2; ++half)
       if (lane / 4 + 8 * half < left)
         args.log_sum_exp[(start + 16 * warp + lane / 4 + 8 * half) * args.heads + head] =
-            maximum[half] * (1 / log2_of_e) + logf(total[half]);
+            maximum[half] * (args.scale / log2_of_e) + logf(total[half]);
   write_rows<D, false>(
       sums, left, args.head_dim, lane, [&](int r) { return args.y + q_start + (16 * warp + r) * q_stride; },
       [&](int half) { return total[half] > 0 ? 1.0f / total[half] : 0.0f; });
 }
 
 bool fits(const AttentionShape& shape, const View& q, std::initializer_list<const View*> views) {
-  bool aligned = q.dtype == DType::bf16 && shape.head_dim % 8 == 0 && shape.head_dim <= 128;
+  bool aligned = q.dtype == DType::bf16 && shape.head_dim % 8 == 0 && shape.head_dim <= 128 && shape.scale > 0;
   for (const View* view : views) aligned = aligned && aligned16(view->data);
   return aligned;
 }

@@ -1,4 +1,4 @@
-// Attention on tensor cores: bf16 storage, head_dim a multiple of 8 up to 128, rows on 16-byte boundaries. Whoever does not fit takes the
+// Attention on tensor cores: bf16 storage, head_dim a multiple of 8 up to 128, rows on 16-byte boundaries, scale > 0. Whoever does not fit takes the
 // float32 kernels of cuda/attention.cu and cuda/attention_backward.cu.
 #pragma once
 

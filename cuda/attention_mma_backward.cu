@@ -120,16 +120,22 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_query_gradient_kernel(cons
     float scores[other / 8][4], dp[other / 8][4];
     row_products_mma<D, other>(scores, k_tile, lane, [&](int step) { return q[step]; });
     row_products_mma<D, other>(dp, k_tile + other_bytes, lane, [&](int step) { return dy[step]; });
-    const bool all_seen = block >= all_from && block + other <= all_to;
 #pragma unroll
     for (int n = 0; n < other / 8; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int key = block + 8 * n + lane % 4 * 2 + i % 2;
-        const bool seen = all_seen || (key >= low[i / 2] && key < high[i / 2]);
-        const float p = seen ? exp2_fast(scores[n][i] * scale - log2_sum[i / 2]) : 0.0f;
+        const float p = exp2_fast(scores[n][i] * scale - log2_sum[i / 2]);
         scores[n][i] = p * (dp[n][i] - delta[i / 2]);
       }
+    if (block < all_from || block + other > all_to) {
+#pragma unroll
+      for (int n = 0; n < other / 8; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int key = block + 8 * n + lane % 4 * 2 + i % 2;
+          if (key < low[i / 2] || key >= high[i / 2]) scores[n][i] = 0;
+        }
+    }
     Fragment ds[other / 16];
     as_left_factor<other>(scores, ds);
     add_weighted_rows_mma<D, other>(sums, ds, k_tile, lane);
@@ -207,17 +213,20 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_key_gradient_kernel(const 
     const float *log2_sums = statistics + stage * 2 * other, *delta = log2_sums + other;
     float scores[other / 8][4], dp[other / 8][4];
     row_products_mma<D, other>(scores, q_tile, lane, [&](int i) { return left(keys, k_tile, i); });
-    const bool all_seen = block >= all_from && block + other <= all_to;
 #pragma unroll
     for (int n = 0; n < other / 8; ++n) {
-      const int place = 8 * n + lane % 4 * 2;
-      const float2 shift = *reinterpret_cast<const float2*>(log2_sums + place);
+      const float2 shift = *reinterpret_cast<const float2*>(log2_sums + 8 * n + lane % 4 * 2);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int query = block + place + i % 2;
-        const bool seen = all_seen || (query >= low[i / 2] && query < high[i / 2]);
-        scores[n][i] = seen ? exp2_fast(scores[n][i] * scale - (i % 2 == 0 ? shift.x : shift.y)) : 0.0f;
-      }
+      for (int i = 0; i < 4; ++i) scores[n][i] = exp2_fast(scores[n][i] * scale - (i % 2 == 0 ? shift.x : shift.y));
+    }
+    if (block < all_from || block + other > all_to) {
+#pragma unroll
+      for (int n = 0; n < other / 8; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int query = block + 8 * n + lane % 4 * 2 + i % 2;
+          if (query < low[i / 2] || query >= high[i / 2]) scores[n][i] = 0;
+        }
     }
     Fragment weights[other / 16];
     as_left_factor<other>(scores, weights);
