@@ -3,12 +3,14 @@
 // block for 64 keys of a key-value head that visits the group's heads and their query tiles in order (dk, dv). Both compute the
 // probabilities again; the second works on transposed scores, so that its accumulators, too, become left factors in registers.
 // FLOPs a head: 3 products in the first launch, 4 in the second: 14 tokens^2 head_dim, half of it times (1 + 1 / n) when causal with tokens
-// = 64 n (1.06 at 1,024 tokens). One launch with all five products needs 10, but must add dq across blocks: with float atomics (not
-// deterministic) or partial sums of 4 tokens^2 head_dim / 64 bytes a head, as much as the scores that are to be avoided.
-// Bytes a head, requested: dq: q, dy, dq (read and written) once, 8 tokens head_dim; keys and values once a query tile, 4 head_dim x 64 x
-// tiles; dk, dv: keys, values and their gradients once, 12 tokens head_dim a key-value head; q and dy once a key tile, (4 head_dim + 8) x
-// 64 x tiles. Bound by tensor cores and shared memory alike, as the forward pass. Source: Dao 2023 (FlashAttention-2), its two loops as two
-// launches.
+// = 64 n (1.06 at 1,024 tokens). One launch with all five products needs 10, but must add dq across blocks, in a fixed order and in
+// float32: a pair of tiles then reads and writes 8 x 64 head_dim bytes more, 1,400 cycles of an SM's share of L2 (5.5 TB/s over 132 SMs
+// at 1.7 GHz: 24 bytes a cycle) at head_dim 64, where the 4 x 64 x 64 head_dim FLOPs that it saves take 510 (mma: 2,048 FLOPs a cycle and
+// SM). So: two. Bytes a head, requested: dq: q, dy, dq (read and written) once, 8 tokens head_dim; keys and values once a query tile, 4
+// head_dim x 64 x tiles; dk, dv: keys, values and their gradients once, 12 tokens head_dim a key-value head; q and dy once a key tile, (4
+// head_dim + 8) x 64 x tiles. Bound by tensor cores and shared memory alike, as the forward pass.
+//
+// Source: Dao 2023 (FlashAttention-2), its two loops as two launches.
 #include "cuda/attention_mma.cuh"
 #include "cuda/attention_mma.h"
 
