@@ -91,6 +91,28 @@ __device__ __forceinline__ void load_parameters(const float* p, std::int64_t col
   }
 }
 
+/// One thread for Size neighbouring columns of a row: its row and first column; false for threads past the end.
+template <int Size>
+__device__ __forceinline__ bool my_columns(std::int64_t rows, std::int64_t width, std::int64_t& row, std::int64_t& column) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x, slots = width / Size;
+  if (i >= rows * slots) return false;
+  row = i / slots;
+  column = (i - row * slots) * Size;
+  return true;
+}
+
+/// Calls launch(T*, integral constant Size): Size elements of a row at a time, a packet where the pointers allow it, else one.
+template <class Launch>
+void with_columns(std::int64_t width, DType dtype, std::initializer_list<const void*> pointers, Launch launch) {
+  with_storage(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    if (packed_rows(width, dtype, pointers))
+      launch(type, std::integral_constant<int, packet_size<T>>{});
+    else
+      launch(type, std::integral_constant<int, 1>{});
+  });
+}
+
 /// partials[chunk][value][column] of a reduction that is described by Fold:
 ///   Fold::values                                  floats a column
 ///   Fold::Parameters<Size> load(column)           what a thread keeps of its columns

@@ -9,16 +9,6 @@ namespace expctr::cuda {
 
 namespace {
 
-/// A thread's segment and its first column.
-template <int Size>
-__device__ __forceinline__ bool my_columns(std::int64_t rows, std::int64_t width, std::int64_t& row, std::int64_t& column) {
-  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x, slots = width / Size;
-  if (i >= rows * slots) return false;
-  row = i / slots;
-  column = (i - row * slots) * Size;
-  return true;
-}
-
 template <class T, int Size>
 __global__ void __launch_bounds__(block_threads)
     segment_sum_kernel(std::int64_t segments, std::int64_t width, const T* x, const std::int32_t* offsets, T* y) {
@@ -112,18 +102,6 @@ void check_segments(const char* kernel, const View& rows, const View& segments, 
     throw ShapeError(std::string("cuda: ") + kernel + " takes [rows, width], [segments + 1] and [segments, width]");
 }
 
-/// Calls launch(T*, integral constant Size).
-template <class Launch>
-void with_columns(const View& x, std::initializer_list<const void*> pointers, Launch launch) {
-  with_storage(x.dtype, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    if (packed_rows(x.width(), x.dtype, pointers))
-      launch(type, std::integral_constant<int, packet_size<T>>{});
-    else
-      launch(type, std::integral_constant<int, 1>{});
-  });
-}
-
 }  // namespace
 
 template <>
@@ -131,7 +109,7 @@ void run(const SegmentSumForward& args, Stream stream) {
   check_segments("segment_sum", args.x, args.y, args.offsets);
   if (args.y.size() == 0) return;
   const std::int64_t segments = args.y.shape[0], width = args.y.shape[1];
-  with_columns(args.y, {args.x.data, args.y.data}, [&](auto* type, auto size) {
+  with_columns(width, args.y.dtype, {args.x.data, args.y.data}, [&](auto* type, auto size) {
     using T = std::remove_pointer_t<decltype(type)>;
     segment_sum_kernel<T, size.value><<<blocks_for(segments * width / size.value, block_threads), block_threads, 0, native(stream)>>>(
         segments, width, args.x.as<T>(), args.offsets.as<std::int32_t>(), args.y.as<T>());
@@ -144,7 +122,7 @@ void run(const SegmentSumBackward& args, Stream stream) {
   check_segments("segment_sum_backward", args.dx, args.dy, args.offsets);
   if (args.dx.size() == 0) return;
   const std::int64_t rows = args.dx.shape[0], width = args.dx.shape[1];
-  with_columns(args.dx, {args.dx.data, args.dy.data}, [&](auto* type, auto size) {
+  with_columns(width, args.dx.dtype, {args.dx.data, args.dy.data}, [&](auto* type, auto size) {
     using T = std::remove_pointer_t<decltype(type)>;
     segment_sum_backward_kernel<T, size.value><<<blocks_for(rows * width / size.value, block_threads), block_threads, 0, native(stream)>>>(
         rows, width, args.dy.shape[0], args.dy.as<T>(), args.offsets.as<std::int32_t>(), args.dx.as<T>());
@@ -158,7 +136,7 @@ void run(const SegmentMaxForward& args, Stream stream) {
   require("segment_max", DType::i32, {&args.argument});
   if (args.y.size() == 0) return;
   const std::int64_t segments = args.y.shape[0], width = args.y.shape[1];
-  with_columns(args.y, {args.x.data, args.y.data, args.argument.data}, [&](auto* type, auto size) {
+  with_columns(width, args.y.dtype, {args.x.data, args.y.data, args.argument.data}, [&](auto* type, auto size) {
     using T = std::remove_pointer_t<decltype(type)>;
     segment_max_kernel<T, size.value><<<blocks_for(segments * width / size.value, block_threads), block_threads, 0, native(stream)>>>(
         segments, width, args.x.as<T>(), args.offsets.as<std::int32_t>(), args.y.as<T>(), args.argument.as<std::int32_t>());
