@@ -101,6 +101,17 @@ __device__ __forceinline__ bool my_columns(std::int64_t rows, std::int64_t width
   return true;
 }
 
+/// The run of rows that holds `row`, -1 for none: offsets[s] <= row < offsets[s + 1].
+__device__ __forceinline__ std::int64_t run_of(std::int64_t row, std::int64_t runs, const std::int32_t* offsets) {
+  if (runs == 0 || row < offsets[0] || row >= offsets[runs]) return -1;
+  std::int64_t low = 0, high = runs;
+  while (high - low > 1) {
+    const std::int64_t middle = (low + high) / 2;
+    (offsets[middle] <= row ? low : high) = middle;
+  }
+  return low;
+}
+
 /// Calls launch(T*, integral constant Size): Size elements of a row at a time, a packet where the pointers allow it, else one.
 template <class Launch>
 void with_columns(std::int64_t width, DType dtype, std::initializer_list<const void*> pointers, Launch launch) {

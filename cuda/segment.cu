@@ -26,23 +26,12 @@ __global__ void __launch_bounds__(block_threads)
   store_columns(y + segment * width + column, sums);
 }
 
-/// The segment that holds `row`, -1 for none: offsets[s] <= row < offsets[s + 1].
-__device__ __forceinline__ std::int64_t segment_of(std::int64_t row, std::int64_t segments, const std::int32_t* offsets) {
-  if (segments == 0 || row < offsets[0] || row >= offsets[segments]) return -1;
-  std::int64_t low = 0, high = segments;
-  while (high - low > 1) {
-    const std::int64_t middle = (low + high) / 2;
-    (offsets[middle] <= row ? low : high) = middle;
-  }
-  return low;
-}
-
 template <class T, int Size>
 __global__ void __launch_bounds__(block_threads) segment_sum_backward_kernel(std::int64_t rows, std::int64_t width, std::int64_t segments,
                                                                              const T* dy, const std::int32_t* offsets, T* dx) {
   std::int64_t row, column;
   if (!my_columns<Size>(rows, width, row, column)) return;
-  const std::int64_t segment = segment_of(row, segments, offsets);
+  const std::int64_t segment = run_of(row, segments, offsets);
   if (segment < 0) return;
   float gradient[Size], result[Size];
   load_columns(dy + segment * width + column, gradient);
