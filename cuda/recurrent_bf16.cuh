@@ -112,7 +112,7 @@ struct LaneOfTile {
 
 /// p.weight: fragments of pack_fragments_kernel<false>.
 template <RecurrentCell Cell, bool Resident>
-__global__ void __launch_bounds__(recurrent_threads) recurrent_forward_bf16_kernel(RecurrentPointers<std::uint16_t> p) {
+__global__ void __launch_bounds__(recurrent_threads, 1) recurrent_forward_bf16_kernel(RecurrentPointers<std::uint16_t> p) {
   extern __shared__ __align__(16) unsigned char bytes[];
   __shared__ int lengths[recurrent_rows];
   constexpr int gates = recurrent_gates(Cell);
@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(recurrent_threads) recurrent_forward_bf16_kern
 /// p.weight: fragments of pack_fragments_kernel<true>. A step: gradients of the gates, a barrier, their product with the weights, a
 /// barrier.
 template <RecurrentCell Cell, bool Resident>
-__global__ void __launch_bounds__(recurrent_threads) recurrent_backward_bf16_kernel(RecurrentPointers<std::uint16_t> p) {
+__global__ void __launch_bounds__(recurrent_threads, 1) recurrent_backward_bf16_kernel(RecurrentPointers<std::uint16_t> p) {
   extern __shared__ __align__(16) unsigned char bytes[];
   __shared__ int lengths[recurrent_rows];
   __shared__ float attention_parts[recurrent_warps][recurrent_rows];

@@ -63,7 +63,7 @@ __host__ __device__ constexpr std::int64_t backward_shared_floats(RecurrentCell 
 
 /// p.weight: transposed, [hidden, gates * hidden].
 template <RecurrentCell Cell, bool Resident>
-__global__ void __launch_bounds__(recurrent_threads) recurrent_forward_kernel(RecurrentPointers<float> p, int lanes) {
+__global__ void __launch_bounds__(recurrent_threads, 2) recurrent_forward_kernel(RecurrentPointers<float> p, int lanes) {
   extern __shared__ __align__(16) float memory[];
   __shared__ int lengths[recurrent_threads / 32 * rows_per_thread];
   constexpr int gates = recurrent_gates(Cell);
@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(recurrent_threads) recurrent_forward_kernel(Re
 
 /// p.weight: [gates * hidden, hidden].
 template <RecurrentCell Cell, bool Resident>
-__global__ void __launch_bounds__(recurrent_threads) recurrent_backward_kernel(RecurrentPointers<float> p, int lanes) {
+__global__ void __launch_bounds__(recurrent_threads, 2) recurrent_backward_kernel(RecurrentPointers<float> p, int lanes) {
   extern __shared__ __align__(16) float memory[];
   __shared__ int lengths[recurrent_threads / 32 * rows_per_thread];
   __shared__ float attention_parts[recurrent_threads / 32][rows_per_thread];

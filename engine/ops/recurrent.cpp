@@ -30,7 +30,8 @@ struct Outputs {
   Tensor cell(const Tensor& from) const { return from.slice_rows(start_of_cell(), batch * hidden).reshape({batch, hidden}); }
 };
 
-void check(const char* op, RecurrentCell cell, const Tensor& x, const RecurrentWeights& w, const Tensor& lengths, const Tensor& initial, const Tensor& initial_cell) {
+void check(const char* op, RecurrentCell cell, const Tensor& x, const RecurrentWeights& w, const Tensor& lengths, const Tensor& initial,
+           const Tensor& initial_cell) {
   require_rank(op, "x", x, 3);
   require_rank(op, "weights.hidden", w.hidden, 2);
   const std::int64_t batch = x.dim(0), hidden = w.hidden.dim(1), rows = recurrent_gates(cell) * hidden;
@@ -49,8 +50,8 @@ void check(const char* op, RecurrentCell cell, const Tensor& x, const RecurrentW
 Tensor inside(const Tensor& x, const Tensor& lengths) { return lengths.defined() ? mask_padding(x, lengths) : x; }
 
 /// x is zero where it is padding.
-RecurrentStates run_layer(const char* op, RecurrentCell cell, const Tensor& x, const RecurrentWeights& w, const Tensor& attention, const Tensor& lengths,
-                          const Tensor& initial, const Tensor& initial_cell) {
+RecurrentStates run_layer(const char* op, RecurrentCell cell, const Tensor& x, const RecurrentWeights& w, const Tensor& attention,
+                          const Tensor& lengths, const Tensor& initial, const Tensor& initial_cell) {
   const std::int64_t batch = x.dim(0), time = x.dim(1), hidden = w.hidden.dim(1), gates = recurrent_gates(cell);
   const bool is_lstm = cell == RecurrentCell::lstm;
   const Tensor projected = matmul(x.reshape({batch * time, x.dim(2)}), w.input, false, true).reshape({batch, time, gates * hidden});
@@ -63,15 +64,46 @@ RecurrentStates run_layer(const char* op, RecurrentCell cell, const Tensor& x, c
   }
   const auto view = [](const Tensor& tensor) { return tensor.defined() ? tensor.view() : View{}; };
   const Layer layer{cell, batch, time, hidden, w.hidden, attention, lengths, initial, initial_cell};
-  run(x.device(), RecurrentForward{cell, projected, w.hidden, view(w.bias_input), view(w.bias_hidden), view(attention), view(lengths), view(initial), view(initial_cell), out.all(y),
-                                   out.last(y), is_lstm ? out.cell(y).view() : View{}, view(saved), view(cells), {}});
+  run(x.device(), RecurrentForward{cell,
+                                   projected,
+                                   w.hidden,
+                                   view(w.bias_input),
+                                   view(w.bias_hidden),
+                                   view(attention),
+                                   view(lengths),
+                                   view(initial),
+                                   view(initial_cell),
+                                   out.all(y),
+                                   out.last(y),
+                                   is_lstm ? out.cell(y).view() : View{},
+                                   view(saved),
+                                   view(cells),
+                                   {}});
   const Tensor plain = y.detached();
-  y = record(op, y, {projected, w.hidden, w.bias_input, w.bias_hidden, attention, initial, initial_cell}, [=](const Tensor& dy, const GradientSlots& d) {
-    const auto slot = [&](std::size_t i) { return view(d[i]); };
-    run(layer.weight.device(), RecurrentBackward{layer.cell, layer.weight, view(layer.attention), view(layer.lengths), view(layer.initial), view(layer.initial_cell), out.all(plain),
-                                                 view(saved), view(cells), out.all(dy), out.last(dy), is_lstm ? out.cell(dy).view() : View{}, slot(0), slot(1), slot(2), slot(3), slot(4),
-                                                 slot(5), slot(6), {}});
-  });
+  y = record(op, y, {projected, w.hidden, w.bias_input, w.bias_hidden, attention, initial, initial_cell},
+             [=](const Tensor& dy, const GradientSlots& d) {
+               const auto slot = [&](std::size_t i) { return view(d[i]); };
+               run(layer.weight.device(), RecurrentBackward{layer.cell,
+                                                            layer.weight,
+                                                            view(layer.attention),
+                                                            view(layer.lengths),
+                                                            view(layer.initial),
+                                                            view(layer.initial_cell),
+                                                            out.all(plain),
+                                                            view(saved),
+                                                            view(cells),
+                                                            out.all(dy),
+                                                            out.last(dy),
+                                                            is_lstm ? out.cell(dy).view() : View{},
+                                                            slot(0),
+                                                            slot(1),
+                                                            slot(2),
+                                                            slot(3),
+                                                            slot(4),
+                                                            slot(5),
+                                                            slot(6),
+                                                            {}});
+             });
   return {out.all(y), out.last(y), is_lstm ? out.cell(y) : Tensor()};
 }
 
@@ -87,20 +119,23 @@ RecurrentStates gru(const Tensor& x, const RecurrentWeights& weights, const Tens
   return run_layer("gru", RecurrentCell::gru, inside(x, lengths), weights, {}, lengths, initial, {});
 }
 
-RecurrentStates augru(const Tensor& x, const RecurrentWeights& weights, const Tensor& attention, const Tensor& lengths, const Tensor& initial) {
+RecurrentStates augru(const Tensor& x, const RecurrentWeights& weights, const Tensor& attention, const Tensor& lengths,
+                      const Tensor& initial) {
   check("augru", RecurrentCell::augru, x, weights, lengths, initial, {});
   check_attention("augru", x, attention);
   return run_layer("augru", RecurrentCell::augru, inside(x, lengths), weights, attention, lengths, initial, {});
 }
 
-RecurrentStates aigru(const Tensor& x, const RecurrentWeights& weights, const Tensor& attention, const Tensor& lengths, const Tensor& initial) {
+RecurrentStates aigru(const Tensor& x, const RecurrentWeights& weights, const Tensor& attention, const Tensor& lengths,
+                      const Tensor& initial) {
   check("aigru", RecurrentCell::gru, x, weights, lengths, initial, {});
   check_attention("aigru", x, attention);
   const Tensor weighted = multiply(inside(x, lengths), inside(attention.reshape({x.dim(0), x.dim(1), 1}), lengths));
   return run_layer("aigru", RecurrentCell::gru, weighted, weights, {}, lengths, initial, {});
 }
 
-RecurrentStates lstm(const Tensor& x, const RecurrentWeights& weights, const Tensor& lengths, const Tensor& initial, const Tensor& initial_cell) {
+RecurrentStates lstm(const Tensor& x, const RecurrentWeights& weights, const Tensor& lengths, const Tensor& initial,
+                     const Tensor& initial_cell) {
   check("lstm", RecurrentCell::lstm, x, weights, lengths, initial, initial_cell);
   return run_layer("lstm", RecurrentCell::lstm, inside(x, lengths), weights, {}, lengths, initial, initial_cell);
 }
@@ -110,7 +145,9 @@ Tensor mask_padding(const Tensor& x, const Tensor& lengths) {
   require_shape("mask_padding", "lengths", lengths, {x.dim(0)}, "one length a row");
   Tensor y = x.empty_like();
   run(x.device(), MaskPadding{false, x, lengths, y});
-  return record("mask_padding", y, {x}, [=](const Tensor& dy, const GradientSlots& d) { run(dy.device(), MaskPadding{true, dy, lengths, d[0]}); });
+  return record("mask_padding", y, {x}, [=](const Tensor& dy, const GradientSlots& d) {
+    run(dy.device(), MaskPadding{true, dy, lengths, d[0]});
+  });
 }
 
 }  // namespace expctr

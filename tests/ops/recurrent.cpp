@@ -48,7 +48,8 @@ std::vector<double> plain(Kind kind, const Plan& p, std::span<const Operand> in)
       for (std::int64_t r = 0; r < rows; ++r) {
         from_x[r] = bias ? bias->values[r] : 0.0;
         from_h[r] = hidden_bias ? hidden_bias->values[r] : 0.0;
-        for (std::int64_t i = 0; i < p.width; ++i) from_x[r] += w->values[r * p.width + i] * x->values[(b * p.time + t) * p.width + i] * (kind == Kind::aigru ? a : 1.0);
+        for (std::int64_t i = 0; i < p.width; ++i)
+          from_x[r] += w->values[r * p.width + i] * x->values[(b * p.time + t) * p.width + i] * (kind == Kind::aigru ? a : 1.0);
         for (std::int64_t i = 0; i < p.hidden; ++i) from_h[r] += u->values[r * p.hidden + i] * h[i];
       }
       for (std::int64_t j = 0; j < p.hidden; ++j) {
@@ -83,7 +84,8 @@ Operand poisoned(Operand operand, const Plan& p) {
   if (p.lengths.empty()) return operand;
   const std::int64_t width = operand.shape.size() / std::max<std::int64_t>(1, p.batch * p.time);
   for (std::int64_t b = 0; b < p.batch; ++b)
-    for (std::int64_t i = p.lengths[static_cast<std::size_t>(b)] * width; i < p.time * width; ++i) operand.values[b * p.time * width + i] = std::numeric_limits<double>::quiet_NaN();
+    for (std::int64_t i = p.lengths[static_cast<std::size_t>(b)] * width; i < p.time * width; ++i)
+      operand.values[b * p.time * width + i] = std::numeric_limits<double>::quiet_NaN();
   return operand;
 }
 
@@ -101,7 +103,8 @@ void add_cases(Kind kind) {
   for (const Plan& p : plans) {
     const std::int64_t rows = (kind == Kind::lstm ? 4 : 3) * p.hidden;
     const double scale = 1.0 / std::sqrt(static_cast<double>(p.hidden));
-    std::vector<Operand> operands = {poisoned(uniform({p.batch, p.time, p.width}), p), uniform({rows, p.width}, -1, 1, 2), uniform({rows, p.hidden}, -2 * scale, 2 * scale, 3)};
+    std::vector<Operand> operands = {poisoned(uniform({p.batch, p.time, p.width}), p), uniform({rows, p.width}, -1, 1, 2),
+                                     uniform({rows, p.hidden}, -2 * scale, 2 * scale, 3)};
     if (p.biases) {
       operands.push_back(uniform({rows}, -0.5, 0.5, 4));
       operands.push_back(uniform({rows}, -0.5, 0.5, 5));
@@ -111,7 +114,8 @@ void add_cases(Kind kind) {
     if (p.initial && kind == Kind::lstm) operands.push_back(uniform({p.batch, p.hidden}, -1, 1, 8));
     if (!p.lengths.empty()) operands.push_back(integers({p.batch}, p.lengths));
     add_case(
-        "batch " + std::to_string(p.batch) + ", time " + std::to_string(p.time) + ", hidden " + std::to_string(p.hidden) + (p.lengths.empty() ? "" : ", lengths") + (p.biases ? "" : ", no bias"),
+        "batch " + std::to_string(p.batch) + ", time " + std::to_string(p.time) + ", hidden " + std::to_string(p.hidden) +
+            (p.lengths.empty() ? "" : ", lengths") + (p.biases ? "" : ", no bias"),
         operands,
         [kind, p](std::span<const Tensor> in) {
           std::size_t next = 3;
@@ -124,10 +128,14 @@ void add_cases(Kind kind) {
           const Tensor initial = p.initial ? in[next++] : Tensor(), cell = p.initial && kind == Kind::lstm ? in[next++] : Tensor();
           const Tensor lengths = p.lengths.empty() ? Tensor() : in[next++];
           switch (kind) {
-            case Kind::gru: return joined(gru(in[0], w, lengths, initial));
-            case Kind::augru: return joined(augru(in[0], w, attention, lengths, initial));
-            case Kind::aigru: return joined(aigru(in[0], w, attention, lengths, initial));
-            case Kind::lstm: return joined(lstm(in[0], w, lengths, initial, cell));
+            case Kind::gru:
+              return joined(gru(in[0], w, lengths, initial));
+            case Kind::augru:
+              return joined(augru(in[0], w, attention, lengths, initial));
+            case Kind::aigru:
+              return joined(aigru(in[0], w, attention, lengths, initial));
+            case Kind::lstm:
+              return joined(lstm(in[0], w, lengths, initial, cell));
           }
           return Tensor();
         },
@@ -138,7 +146,9 @@ void add_cases(Kind kind) {
   }
 }
 
-RecurrentWeights weights_of(std::int64_t rows, std::int64_t width, std::int64_t hidden) { return {Tensor::zeros({rows, width}), Tensor::zeros({rows, hidden}), {}, {}}; }
+RecurrentWeights weights_of(std::int64_t rows, std::int64_t width, std::int64_t hidden) {
+  return {Tensor::zeros({rows, width}), Tensor::zeros({rows, hidden}), {}, {}};
+}
 
 }  // namespace
 
@@ -147,15 +157,35 @@ OP_CASES(gru) {
   add_error([] { gru(Tensor::zeros({2, 3}), weights_of(9, 2, 3)); }, "gru: x is [2, 3], expected 3 axes");
   add_error([] { gru(Tensor::zeros({2, 3, 2}), weights_of(12, 2, 3)); }, "gru: weights.hidden is [12, 3], expected [9, 3]");
   add_error([] { gru(Tensor::zeros({2, 3, 4}), weights_of(9, 2, 3)); }, "gru: weights.input is [9, 2], expected [9, 4]");
-  add_error([] { gru(Tensor::zeros({2, 3, 2}), weights_of(9, 2, 3), Tensor::zeros({3}, DType::i32)); }, "gru: lengths is [3], expected [2]");
-  add_error([] { gru(Tensor::zeros({2, 3, 2}), weights_of(9, 2, 3), Tensor::of(std::vector<std::int32_t>{1, 4}, {2})); }, "recurrent: length 4 of row 1 lies outside [0, 3]");
-  add_error([] { gru(Tensor::zeros({2, 3, 2}), weights_of(9, 2, 3), Tensor::of(std::vector<std::int32_t>{-1, 3}, {2})); }, "recurrent: length -1 of row 0 lies outside [0, 3]");
-  add_error([] { gru(Tensor::zeros({2, 3, 2}), weights_of(9, 2, 3), {}, Tensor::zeros({2, 4})); }, "gru: initial is [2, 4], expected [2, 3]");
+  add_error(
+      [] {
+        gru(Tensor::zeros({2, 3, 2}), weights_of(9, 2, 3), Tensor::zeros({3}, DType::i32));
+      },
+      "gru: lengths is [3], expected [2]");
+  add_error(
+      [] {
+        gru(Tensor::zeros({2, 3, 2}), weights_of(9, 2, 3), Tensor::of(std::vector<std::int32_t>{1, 4}, {2}));
+      },
+      "recurrent: length 4 of row 1 lies outside [0, 3]");
+  add_error(
+      [] {
+        gru(Tensor::zeros({2, 3, 2}), weights_of(9, 2, 3), Tensor::of(std::vector<std::int32_t>{-1, 3}, {2}));
+      },
+      "recurrent: length -1 of row 0 lies outside [0, 3]");
+  add_error(
+      [] {
+        gru(Tensor::zeros({2, 3, 2}), weights_of(9, 2, 3), {}, Tensor::zeros({2, 4}));
+      },
+      "gru: initial is [2, 4], expected [2, 3]");
 }
 
 OP_CASES(augru) {
   add_cases(Kind::augru);
-  add_error([] { augru(Tensor::zeros({2, 3, 2}), weights_of(9, 2, 3), Tensor::zeros({3, 2})); }, "augru: attention is [3, 2], expected [2, 3]");
+  add_error(
+      [] {
+        augru(Tensor::zeros({2, 3, 2}), weights_of(9, 2, 3), Tensor::zeros({3, 2}));
+      },
+      "augru: attention is [3, 2], expected [2, 3]");
 }
 
 OP_CASES(aigru) {
@@ -166,7 +196,11 @@ OP_CASES(aigru) {
 OP_CASES(lstm) {
   add_cases(Kind::lstm);
   add_error([] { lstm(Tensor::zeros({2, 3, 2}), weights_of(9, 2, 3)); }, "lstm: weights.hidden is [9, 3], expected [12, 3]");
-  add_error([] { lstm(Tensor::zeros({2, 3, 2}), weights_of(12, 2, 3), {}, {}, Tensor::zeros({1, 3})); }, "lstm: initial_cell is [1, 3], expected [2, 3]");
+  add_error(
+      [] {
+        lstm(Tensor::zeros({2, 3, 2}), weights_of(12, 2, 3), {}, {}, Tensor::zeros({1, 3}));
+      },
+      "lstm: initial_cell is [1, 3], expected [2, 3]");
 }
 
 OP_CASES(mask_padding) {
@@ -178,7 +212,8 @@ OP_CASES(mask_padding) {
         [p](std::span<const Operand> in) {
           std::vector<double> y(in[0].values.size());
           for (std::int64_t b = 0; b < p.batch; ++b)
-            for (std::int64_t i = 0; i < in[1].ids[static_cast<std::size_t>(b)] * p.width; ++i) y[b * p.time * p.width + i] = in[0].values[b * p.time * p.width + i];
+            for (std::int64_t i = 0; i < in[1].ids[static_cast<std::size_t>(b)] * p.width; ++i)
+              y[b * p.time * p.width + i] = in[0].values[b * p.time * p.width + i];
           return y;
         });
   }
