@@ -9,7 +9,7 @@
 #include "base/kernels/matmul.h"
 #include "cpu/arguments.h"
 #include "cpu/recurrent_cell.h"
-#include "cpu/recurrent_product.h"
+#include "cpu/step_product.h"
 #include "cpu/run.h"
 
 namespace expctr::cpu {

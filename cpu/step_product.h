@@ -1,5 +1,5 @@
-// The product of a time step: c [rows, columns] (+)= a [rows, k] B with B packed once a call. Every element adds its products along k in
-// ascending order with fused multiply-add, so it does not depend on the rows beside it.
+// Products of few rows with one matrix, many times: c [rows, columns] (+)= a [rows, k] B with B packed once. Every element adds its
+// products along k in ascending order with fused multiply-add, so it does not depend on the rows beside it.
 #pragma once
 
 #include <cmath>
