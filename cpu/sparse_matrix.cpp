@@ -12,6 +12,9 @@
 
 namespace expctr::cpu {
 
+constexpr std::int32_t ahead = 2;  // entries: their rows are random places of x, which no hardware prefetcher guesses
+constexpr std::int64_t sparse_columns = 256;  // sums of a piece of a row: they stay in the first-level cache, and x is read in long runs
+
 template <>
 void run(const SparseMatMul& args, Stream) {
   const char* op = "sparse_matmul";
@@ -31,14 +34,18 @@ void run(const SparseMatMul& args, Stream) {
   with_floating(args.x.dtype, [&](auto zero) {
     using T = decltype(zero);
     const T *x = args.x.as<const T>(), *values = args.values.as<const T>();
-    const std::int64_t blocks = (width + column_grain - 1) / column_grain;
-    for_rows(rows * blocks, column_grain * 16, cheap_grain, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t blocks = (width + sparse_columns - 1) / sparse_columns;
+    for_rows(rows * blocks, sparse_columns * 16, cheap_grain, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t piece = begin; piece < end; ++piece) {
-        const std::int64_t row = piece / blocks, first = piece % blocks * column_grain, count = std::min(column_grain, width - first);
-        T sums[column_grain] = {};
+        const std::int64_t row = piece / blocks, first = piece % blocks * sparse_columns, count = std::min(sparse_columns, width - first);
+        T sums[sparse_columns] = {};
         for (std::int32_t i = offsets[row]; i < offsets[row + 1]; ++i) {
           const T value = values == nullptr ? T(1) : values[i];
           const T* from = x + columns[i] * width + first;
+          if (i + ahead < offsets[row + 1]) {
+            const char* soon = reinterpret_cast<const char*>(x + columns[i + ahead] * width + first);
+            for (std::int64_t byte = 0; byte < count * static_cast<std::int64_t>(sizeof(T)); byte += 64) __builtin_prefetch(soon + byte);
+          }
           for (std::int64_t c = 0; c < count; ++c) sums[c] = std::fma(value, from[c], sums[c]);
         }
         T* y = args.y.as<T>() + row * width + first;
