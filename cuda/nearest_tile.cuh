@@ -210,6 +210,12 @@ __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
+/// As one access: the compiler takes vectors in shared memory apart, and single words at strides of two meet in their banks.
+__device__ __forceinline__ void store_pair(float* to, float first, float second) {
+  asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(to))), "f"(first), "f"(second)
+               : "memory");
+}
+
 /// Warps: four groups of 16 rows by two of 32 codes.
 template <bool Vector>
 __global__ void __launch_bounds__(block_threads, 1) nearest_bf16_kernel(NearestPointers<std::uint16_t> p) {
@@ -266,8 +272,8 @@ __global__ void __launch_bounds__(block_threads, 1) nearest_bf16_kernel(NearestP
                     high = first + column + 1 < p.codes ? p.lengths[first + column + 1] : 0.0f;
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          *reinterpret_cast<float2*>(scores + (row_group + lane / 4 + 8 * half) * score_stride + column) =
-              make_float2(low - 2 * sums[tile][2 * half], high - 2 * sums[tile][2 * half + 1]);
+          store_pair(scores + (row_group + lane / 4 + 8 * half) * score_stride + column, low - 2 * sums[tile][2 * half],
+                     high - 2 * sums[tile][2 * half + 1]);
 #pragma unroll
         for (int i = 0; i < 4; ++i) sums[tile][i] = 0;
       }
