@@ -64,6 +64,11 @@ void multiply_transposed(const KernelTable& table, const PackedWeight& weight, c
 }
 
 template <>
+std::size_t scratch_bytes(const LinearFrozen&) {
+  return 0;
+}
+
+template <>
 void run(const LinearFrozen& args, Stream) {
   const PackedWeight& weight = args.weight;
   require_supported("LinearFrozen", weight.dtype, weight.mode);

@@ -21,7 +21,7 @@ void run(const MatMul& args, Stream stream) {
   product.transpose_b = args.transpose_b;
   product.a = a.data;
   product.b = b.data;
-  product.c = c.as<float>();
+  product.c = c.data;
   product.alpha = static_cast<float>(args.alpha);
   product.beta = args.accumulate ? 1.0f : 0.0f;
   gemm(product, stream);
