@@ -104,6 +104,8 @@ cublasLtEpilogue_t epilogue_of(const Gemm& p) {
       return bias ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_RELU;
     case Activation::gelu_tanh:
       break;
+    case Activation::gelu:
+      throw Error("cuda: cuBLASLt has no exact GELU", "use gelu_tanh, or apply gelu to the product");
   }
   if (p.before_activation != nullptr) return bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
   return bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;

@@ -3,12 +3,10 @@
 
 #include <cstdint>
 
+#include "base/kernels/matmul.h"
 #include "base/view.h"
 
 namespace expctr::cuda {
-
-/// What is done to an element of c before it is stored.
-enum class Activation : std::uint8_t { none, relu, gelu_tanh };
 
 /// c[i] = activation(alpha op(a[i]) op(b[i]) + beta c[i] + bias over columns), c [m, n], op(a) [m, k], op(b) [k, n]; a and b both f32 (c f32), or
 /// both bf16 (c f32 or bf16). Float32 accumulation; f32 operands are multiplied as f32 (no TF32).
@@ -21,7 +19,7 @@ struct Gemm {
   void* c = nullptr;
   float alpha = 1, beta = 0;
   const void* bias = nullptr;                             ///< [n] in c's type
-  Activation activation = Activation::none;               ///< not with k == 0 and beta
+  Activation activation = Activation::none;               ///< not gelu: the library has the tanh form only
   void* before_activation = nullptr;                      ///< with gelu_tanh: its argument is kept here, laid out like dense c; n a multiple of 8
   std::int64_t a_stride = 0, b_stride = 0, c_stride = 0;  ///< row strides in elements; 0: dense
   std::int64_t batches = 1;

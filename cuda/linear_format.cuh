@@ -1,6 +1,6 @@
 // Frozen weights in device memory. Plain types: rows of f32, bf16 or f16, bf16 rows padded to whole 16 bytes. Block formats keep their bits,
 // moved into planes that 16-byte accesses suit. A unit is 32 consecutive elements of a row; every plane is [units of a row][rows]:
-//   codes   the low four bits of the unit's codes, 16 bytes; all eight bits of q8_0, 32 bytes
+//   codes   the low four bits of the unit's codes, 16 bytes; q8_0: all bits, each half of the unit [2 units][rows] of 16 bytes
 //   high    the fifth bits (4 bytes) or the upper two bits (8 bytes) of five- and six-bit codes
 //   scales  what the block has for each unit: d; d and m; a six-bit scale and minimum; two signed scales (2 or 4 bytes)
 //   supers  what 256 elements share, [units / 8][rows]: d and minimum of q4_k and q5_k, d of q6_k (4 bytes)
@@ -23,6 +23,12 @@ constexpr int unit_elements = 32;
 
 __host__ __device__ __forceinline__ constexpr std::int64_t side_slot(std::int64_t row) {
   return (row & ~std::int64_t{15}) | ((row & 7) << 1) | ((row >> 3) & 1);
+}
+
+/// Where the 16 bytes of codes `half` (0 unless a unit has 32) of a unit lie in the plane, in units of 16 bytes.
+template <class F>
+__host__ __device__ __forceinline__ std::int64_t codes_at(std::int64_t unit, int half, std::int64_t rows, std::int64_t row) {
+  return (unit * (F::code_bytes / 16) + half) * rows + row;
 }
 
 /// How the scales of a unit are kept.

@@ -41,6 +41,11 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], const std::uint32_t 
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// One 8-byte store; left to itself the compiler may split a float2 and bring lanes together in a bank.
+__device__ __forceinline__ void store_shared2(std::uint32_t to, float first, float second) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(first), "f"(second) : "memory");
+}
+
 /// Two floats rounded to bf16, the first in the low half.
 __device__ __forceinline__ std::uint32_t bf16_pair(float low, float high) {
   std::uint32_t pair;

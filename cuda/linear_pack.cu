@@ -36,9 +36,9 @@ __global__ void __launch_bounds__(block_threads)
     scales = stored_scales(block, u);
     super = stored_super(block);
   }
-  uint4* to = reinterpret_cast<uint4*>(const_cast<unsigned char*>(planes.codes) + at * F::code_bytes);
-  to[0] = make_uint4(codes[0], codes[1], codes[2], codes[3]);
-  if constexpr (F::code_bytes == 32) to[1] = make_uint4(codes[4], codes[5], codes[6], codes[7]);
+  uint4* to = reinterpret_cast<uint4*>(const_cast<unsigned char*>(planes.codes));
+  to[codes_at<F>(unit, 0, planes.rows, row)] = make_uint4(codes[0], codes[1], codes[2], codes[3]);
+  if constexpr (F::code_bytes == 32) to[codes_at<F>(unit, 1, planes.rows, row)] = make_uint4(codes[4], codes[5], codes[6], codes[7]);
   unsigned char* high_at = const_cast<unsigned char*>(planes.high) + slot * F::high_bytes;
   if constexpr (F::high_bits == 1) *reinterpret_cast<std::uint32_t*>(high_at) = high[0];
   if constexpr (F::high_bits == 2) *reinterpret_cast<uint2*>(high_at) = make_uint2(high[0], high[1]);
@@ -58,13 +58,13 @@ __global__ void __launch_bounds__(block_threads) unpack_planes_kernel(Planes pla
   const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
   if (at >= rows * planes.units * 4) return;
   const int chunk = static_cast<int>(at & 3);
-  const std::int64_t unit = (at >> 2) % planes.units, row = (at >> 2) / planes.units, in_plane = unit * planes.rows + first + row,
+  const std::int64_t unit = (at >> 2) % planes.units, row = (at >> 2) / planes.units,
                      slot = unit * planes.rows + side_slot(first + row);
   uint2 codes = make_uint2(0, 0);
   if constexpr (F::code_bytes == 32)
-    codes = reinterpret_cast<const uint2*>(planes.codes)[in_plane * 4 + chunk];
+    codes = reinterpret_cast<const uint2*>(planes.codes)[codes_at<F>(unit, chunk / 2, planes.rows, first + row) * 2 + chunk % 2];
   else
-    codes.x = reinterpret_cast<const std::uint32_t*>(planes.codes)[in_plane * 4 + chunk];
+    codes.x = reinterpret_cast<const std::uint32_t*>(planes.codes)[codes_at<F>(unit, 0, planes.rows, first + row) * 4 + chunk];
   std::uint32_t high = 0, scales, super = 0;
   if constexpr (F::high_bits == 1) high = reinterpret_cast<const std::uint32_t*>(planes.high)[slot];
   if constexpr (F::high_bits == 2) high = reinterpret_cast<const std::uint32_t*>(planes.high)[slot * 2 + chunk / 2];

@@ -93,21 +93,29 @@ __device__ __forceinline__ float4 finished(const TileArgs& args, const float* st
 template <bool Gradient>
 __device__ __forceinline__ void store_tile(const TileArgs& args, int m0, int n0, float* staged, const TileSums& sums) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp_m = thread / 32 / 4, warp_n = thread / 32 % 4 * 32;
-  const auto row_gradient = [&](int row) {
-    RowGradient g{0, 0, -1};
-    if constexpr (Gradient) {
-      g.target = args.targets[row];
-      if (g.target >= 0) g.log_sum_exp = args.log_sum_exp[row], g.factor = args.gradient[row] * args.alpha;
+  const std::uint32_t staged_address = shared_address(staged);
+  // Gradients: what a row needs, read once a tile.
+  RowGradient* row_values = reinterpret_cast<RowGradient*>(staged + staged_rows * staged_stride);
+  if constexpr (Gradient) {
+    if (thread < tile_rows && m0 + thread < args.a.rows) {
+      RowGradient g{0, 0, args.targets[m0 + thread]};
+      if (g.target >= 0) g.log_sum_exp = args.log_sum_exp[m0 + thread], g.factor = args.gradient[m0 + thread] * args.alpha;
+      row_values[thread] = g;
     }
-    return g;
+  }
+  const auto row_gradient = [&](int row) {
+    if constexpr (Gradient)
+      return row_values[row - m0];
+    else
+      return RowGradient{0, 0, -1};
   };
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      float* to = staged + (warp_m * 16 + lane / 4) * staged_stride + warp_n + j * 8 + lane % 4 * 2;
-      *reinterpret_cast<float2*>(to) = make_float2(args.alpha * sums[i][j][0], args.alpha * sums[i][j][1]);
-      *reinterpret_cast<float2*>(to + 8 * staged_stride) = make_float2(args.alpha * sums[i][j][2], args.alpha * sums[i][j][3]);
+      const std::uint32_t to = staged_address + ((warp_m * 16 + lane / 4) * staged_stride + warp_n + j * 8 + lane % 4 * 2) * 4;
+      store_shared2(to, args.alpha * sums[i][j][0], args.alpha * sums[i][j][1]);
+      store_shared2(to + 8 * staged_stride * 4, args.alpha * sums[i][j][2], args.alpha * sums[i][j][3]);
     }
     __syncthreads();
     // Row r of the 32 stands for row (r / 16) 64 + 16 i + r mod 16 of the tile.
@@ -169,12 +177,15 @@ __device__ __forceinline__ void store_tile(const TileArgs& args, int m0, int n0,
 __device__ __forceinline__ void store_softmax(const TileArgs& args, int m0, int n0, float* shared, const TileSums& sums) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp_m = thread / 32 / 4 * 64, warp = thread / 32 % 4;
   const int column0 = n0 + warp * 32 + lane % 4 * 2;
+  int* targets = reinterpret_cast<int*>(shared + 1536);
+  if (thread < tile_rows) targets[thread] = m0 + thread < args.a.rows ? args.targets[m0 + thread] - args.first : -1;
+  __syncthreads();
 #pragma unroll
   for (int i = 0; i < 4; ++i)
 #pragma unroll
     for (int upper = 0; upper < 2; ++upper) {
       const int local = warp_m + i * 16 + upper * 8 + lane / 4, row = m0 + local;
-      const int target = row < args.a.rows ? args.targets[row] - args.first : -1;
+      const int target = targets[local];
       float maximum = -INFINITY;
 #pragma unroll
       for (int j = 0; j < 4; ++j)
@@ -244,7 +255,8 @@ __global__ void __launch_bounds__(tile_threads, 2) tile_kernel(const __grid_cons
 
 template <bool Transposed, class Tiles>
 void launch(const TileArgs& args, const Tiles& tiles, Stream stream) {
-  constexpr int bytes = std::max(loop_bytes<Tiles>, staged_rows * staged_stride * 4);
+  constexpr int bytes = loop_bytes<Tiles>;
+  static_assert(bytes >= staged_rows * staged_stride * 4 + tile_rows * static_cast<int>(sizeof(RowGradient)));
   EXPCTR_CUDA_CHECK(cudaFuncSetAttribute(tile_kernel<Transposed, Tiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   const std::int64_t column_tiles = ceil_div(args.columns, tile_columns);
   if (column_tiles > 65535) throw Error("cuda: a product of " + std::to_string(args.columns) + " columns exceeds the grid", "split the weight");

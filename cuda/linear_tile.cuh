@@ -49,8 +49,9 @@ template <class F, bool Transposed>
 struct QuantisedTiles {
   static constexpr bool dense = false;
   static constexpr int rows_of_stage = Transposed ? 32 : 128, supers_in_stage = Transposed ? 32 * F::super_bytes : 0;
-  static constexpr int high_at = 128 * F::code_bytes, scales_at = high_at + 128 * F::high_bytes, supers_at = scales_at + 128 * F::scale_bytes,
+  static constexpr int half_bytes = 128 * 16 + 64, high_at = F::code_bytes == 32 ? 2 * half_bytes : 128 * 16, scales_at = high_at + 128 * F::high_bytes, supers_at = scales_at + 128 * F::scale_bytes,
                        stage_bytes = supers_at + supers_in_stage;
+  /// Eight-bit codes: the halves of the units 64 bytes apart in the banks, so that the two halves of four units are read at once.
   /// Not transposed: supers of 128 rows serve eight steps; two slots after the stages.
   static constexpr int tail_bytes = Transposed ? 0 : 2 * 128 * F::super_bytes;
   Planes planes;
@@ -72,7 +73,13 @@ struct QuantisedTiles {
     constexpr int units = Transposed ? 4 : 1;
     const int unit0 = Transposed ? n0 / unit_elements : step, row0 = first + (Transposed ? step * tile_depth : n0),
               thread = static_cast<int>(threadIdx.x), other = tile_threads - 1 - thread;  // the codes do not need all threads
-    load_plane<F::code_bytes>(stage, planes.codes, unit0, units, row0, rows_of_stage, planes.units, thread);
+    if constexpr (F::code_bytes == 32) {
+      const int half = thread / 128, i = thread % 128, unit = unit0 + i / rows_of_stage, row = row0 + i % rows_of_stage;
+      const bool valid = unit < planes.units && row < planes.rows;
+      copy_async16(stage + half * half_bytes + i * 16, planes.codes + (valid ? codes_at<F>(unit, half, planes.rows, row) * 16 : 0), valid);
+    } else {
+      load_plane<16>(stage, planes.codes, unit0, units, row0, rows_of_stage, planes.units, thread);
+    }
     if constexpr (F::high_bytes != 0) load_plane<F::high_bytes>(stage + high_at, planes.high, unit0, units, row0, rows_of_stage, planes.units, other);
     load_plane<F::scale_bytes>(stage + scales_at, planes.scales, unit0, units, row0, rows_of_stage, planes.units, other);
     if constexpr (F::super_bytes != 0) {
@@ -91,7 +98,7 @@ struct QuantisedTiles {
       const int unit = i >> 2, chunk = i & 3, row = unit % rows_of_stage, slot = (unit - row) + static_cast<int>(side_slot(row));
       uint2 codes = make_uint2(0, 0);
       if constexpr (F::code_bytes == 32)
-        codes = reinterpret_cast<const uint2*>(stage)[i];
+        codes = *reinterpret_cast<const uint2*>(stage + chunk / 2 * half_bytes + unit * 16 + chunk % 2 * 8);
       else
         codes.x = reinterpret_cast<const std::uint32_t*>(stage)[i];
       std::uint32_t high = 0, scales, super = 0;
