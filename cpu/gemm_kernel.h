@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 namespace expctr::cpu {
 
@@ -103,6 +104,10 @@ inline void gemm_strip(int rows, std::int64_t k_count, const float* a, const flo
 /// out[c * out_stride + r] = in[r * in_stride + c].
 template <class V>
 void transpose(const float* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns, float* out, std::int64_t out_stride) {
+  if (rows == 1 && out_stride == 1) {
+    std::memcpy(out, in, static_cast<std::size_t>(columns) * sizeof(float));
+    return;
+  }
   for (std::int64_t r = 0; r < rows; r += 16) {
     const int count = static_cast<int>(rows - r < 16 ? rows - r : 16);
     std::int64_t c = 0;
