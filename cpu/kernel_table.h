@@ -13,11 +13,14 @@ struct AttentionRows;
 struct SoftmaxPart;
 
 struct KernelTable {
-  int tile_rows;   ///< rows that gemm_panel and bf16_panel take at a time; pack_rows() groups by it
-  int fused_rows;  ///< rows that quantised_rows takes
-  int int8_rows;   ///< rows that int8_panel takes at a time
+  int tile_rows;    ///< rows that gemm_panel and bf16_panel take at a time; pack_rows() groups by it
+  int fused_rows;   ///< rows that quantised_rows takes
+  int direct_rows;  ///< rows that direct_panel takes
+  int int8_rows;    ///< rows that int8_panel takes at a time
   void (*gemm_panel)(std::int64_t rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
                      int columns, const float* bias, bool load);
+  void (*direct_panel)(int rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
+                       int columns, bool load);
   /// As gemm_panel on pairs of bf16, k_count words; null where the processor has no such instruction.
   void (*bf16_panel)(std::int64_t rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
                      int columns, const float* bias, bool load);

@@ -16,6 +16,7 @@ struct Floats {
   __m512 all;
 
   static constexpr int tile_rows = 12;
+  static constexpr int direct_rows = 8;
   static constexpr int fused_rows = 8;
   static constexpr int tile_vectors = 2;
 

@@ -16,6 +16,7 @@ struct Floats {
   __m256 low, high;
 
   static constexpr int tile_rows = 6;     ///< rows of a matrix tile that fit the registers, with ...
+  static constexpr int direct_rows = 2;   ///< rows of a tile that reads an unpacked operand
   static constexpr int fused_rows = 4;    ///< rows of a tile that also unpacks its weights
   static constexpr int tile_vectors = 1;  ///< ... this many vectors of 16 columns
 
