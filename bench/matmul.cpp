@@ -128,7 +128,7 @@ Function find_function(std::initializer_list<const char*> libraries, const char*
 }
 
 std::vector<Subject> all_subjects() {
-  std::vector<Subject> subjects{frozen("f32", DType::f32, ComputeMode::f32), frozen("q8_0", DType::q8_0, ComputeMode::f32),
+  std::vector<Subject> subjects{frozen("f32", DType::f32, ComputeMode::f32), frozen("bf16", DType::f32, ComputeMode::bf16), frozen("int8", DType::f32, ComputeMode::int8), frozen("bf16/q4_1", DType::q4_1, ComputeMode::bf16), frozen("int8/q4_1", DType::q4_1, ComputeMode::int8), frozen("q8_0", DType::q8_0, ComputeMode::f32),
                                 frozen("q4_1", DType::q4_1, ComputeMode::f32)};
   subjects.push_back(plain("matmul", [](const Problem& p, const float* w) {
     cpu::run(MatMul{1, false, true, false, matrix(p.x, DType::f32, p.m, p.k), matrix(w, DType::f32, p.n, p.k),
@@ -177,7 +177,7 @@ int bench(int argc, char** argv) {
   fmt::print("\n");
   const std::pair<std::int64_t, std::int64_t> shapes[] = {{576, 576}, {192, 576}, {1536, 576}, {576, 1536}, {49152, 576}};
   for (const auto& [n, k] : shapes) {
-    for (const std::int64_t m : {1, 16, 64, 1024}) {
+    for (const std::int64_t m : {1, 4, 16, 64, 1024}) {
       const Memory x = random_floats(m * k), y = allocate(m * n * sizeof(float));
       fmt::print("{:>5} {:>12}", m, fmt::format("{} x {}", n, k));
       for (const Subject& subject : subjects) {

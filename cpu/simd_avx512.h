@@ -12,6 +12,7 @@ struct Lanes {
 };
 
 struct Floats {
+  using Integers = Lanes;
   __m512 all;
 
   static constexpr int tile_rows = 12;
@@ -32,12 +33,30 @@ struct Floats {
   static Floats load_i8(const std::int8_t* p) {
     return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
   }
+  static Floats load_u8(const std::uint8_t* p) { return {_mm512_cvtepi32_ps(load_lanes(p).all)}; }
   static Lanes load_lanes(const std::uint32_t* p) { return {_mm512_loadu_si512(p)}; }
+  static Lanes load_lanes(const std::uint16_t* p) {
+    return {_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+  static Lanes load_lanes(const std::uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
   template <int i>
   static Floats nibble(Lanes x) {
     // The permutation looks at the lowest four bits of a lane only.
     const __m512 numbers = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     return {_mm512_permutexvar_ps(_mm512_srli_epi32(x.all, 4 * i), numbers)};
+  }
+
+  /// Bits 4 i to 4 i + 3 of `low` with the i-th group of BITS bits of `high` above them, as numbers.
+  template <int i, int BITS>
+  static Floats code(Lanes low, Lanes high) {
+    const __m512i above = _mm512_and_si512(_mm512_srli_epi32(high.all, BITS * i), _mm512_set1_epi32((1 << BITS) - 1));
+    const __m512i below = _mm512_and_si512(_mm512_srli_epi32(low.all, 4 * i), _mm512_set1_epi32(15));
+    return {_mm512_cvtepi32_ps(_mm512_or_si512(below, _mm512_slli_epi32(above, 4)))};
+  }
+  /// Byte i of every lane, as numbers 0 to 255.
+  template <int i>
+  static Floats byte(Lanes x) {
+    return {_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(x.all, 8 * i), _mm512_set1_epi32(255)))};
   }
 
   friend Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.all, b.all)}; }
