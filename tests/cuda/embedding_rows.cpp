@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "base/blocks.h"
+#include "base/error.h"
 #include "base/kernels/embedding.h"
 #include "tests/cuda/device_tensor.h"
 
