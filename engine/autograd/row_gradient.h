@@ -11,4 +11,12 @@ struct RowGradient {
   Tensor rows;  ///< [n, width], the table's dtype
 };
 
+/// Adds a contribution to the gradient of a leaf marked with require_row_gradient(). Its ids ascend, each once. Rows of an id that both
+/// have are added, the earlier contribution first. The first contribution is taken as it is; a later one merges the ids on the host, which
+/// waits for the device once. Throws Error for a leaf that takes no row gradient, ShapeError for shapes or ids that do not fit.
+void accumulate_row_gradient(const Tensor& leaf, const RowGradient& contribution);
+
+/// Both sums as one. The same rules.
+RowGradient merge(const RowGradient& first, const RowGradient& second);
+
 }  // namespace expctr
