@@ -11,6 +11,7 @@
 #include "engine/autograd/row_gradient.h"
 #include "engine/core/allocator.h"
 #include "engine/core/build_info.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
 
 namespace expctr {
@@ -55,6 +56,7 @@ struct GradientBuffer {
   std::int64_t size = 0;
   bool by_rows = false;
   RowGradient rows;
+  Tensor owner;  // the leaf or output that the gradient belongs to, without this buffer
 };
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
@@ -66,7 +68,11 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   fill_dense_strides(shape.rank(), shape.data(), tensor.stride_);
   tensor.dtype_ = dtype;
   tensor.device_ = device;
-  tensor.storage_ = std::make_shared<Storage>(device, dtype_bytes(dtype, shape.size()));
+  try {
+    tensor.storage_ = std::make_shared<Storage>(device, dtype_bytes(dtype, shape.size()));
+  } catch (const ResourceError& error) {
+    throw ResourceError(fmt::format("{}no room for {} {}: {}", OpScope::text(), dtype_name(dtype), shape.text(), error.what()));
+  }
   return tensor;
 }
 
@@ -200,6 +206,23 @@ Tensor Tensor::narrow(int axis, std::int64_t begin, std::int64_t count) const {
   return result;
 }
 
+Tensor Tensor::select(int axis, std::int64_t at) const {
+  const int dropped = axis_of("select", shape_, axis);
+  if (at < 0 || at >= dim(dropped)) throw ShapeError(fmt::format("select: place {} along axis {} of {}", at, axis, shape_.text()));
+  Tensor result = narrow(axis, at, 1);
+  std::int64_t extents[max_rank];
+  int rest = 0;
+  for (int i = 0; i < rank(); ++i) {
+    if (i == dropped) continue;
+    extents[rest] = dim(i);
+    result.stride_[rest] = stride_[i];
+    result.gradient_stride_[rest] = gradient_stride_[i];
+    ++rest;
+  }
+  result.shape_ = Shape(std::span<const std::int64_t>(extents, static_cast<std::size_t>(rest)));
+  return result;
+}
+
 Tensor Tensor::transpose(int i, int j) const {
   const int a = axis_of("transpose", shape_, i), b = axis_of("transpose", shape_, j);
   if (is_quantised(dtype_) && a != b) {
@@ -303,8 +326,11 @@ Tensor& Tensor::require_gradient() {
   if (!is_floating(dtype_) && dtype_ != DType::bf16) {
     throw ShapeError(fmt::format("require_gradient: the tensor is {}", dtype_name(dtype_)), "only f32, f64 and bf16 tensors have gradients");
   }
-  gradient_ = std::make_shared<GradientBuffer>();
-  gradient_->size = size();
+  gradient_ = nullptr;
+  auto buffer = std::make_shared<GradientBuffer>();
+  buffer->owner = *this;
+  buffer->size = size();
+  gradient_ = std::move(buffer);
   gradient_offset_ = 0;
   fill_dense_strides(rank(), shape_.data(), gradient_stride_);
   return *this;
@@ -315,6 +341,14 @@ Tensor& Tensor::require_row_gradient() {
   require_gradient();
   gradient_->by_rows = true;
   return *this;
+}
+
+Tensor Tensor::gradient_owner() const {
+  if (gradient_ == nullptr) return {};
+  Tensor owner = gradient_->owner;
+  owner.gradient_ = gradient_;
+  fill_dense_strides(owner.rank(), owner.shape_.data(), owner.gradient_stride_);
+  return owner;
 }
 
 bool Tensor::wants_row_gradient() const { return gradient_ != nullptr && gradient_->by_rows; }
@@ -368,7 +402,7 @@ void require_same_place(const char* op, const Tensor& a, const Tensor& b) {
 }
 
 void require_parameter(const char* op, const char* name, const Tensor& x, const Tensor& parameter) {
-  if (!(x.device() == parameter.device()) || (parameter.dtype() != parameter_dtype(x.dtype()) && parameter.dtype() != x.dtype())) {
+  if (!(x.device() == parameter.device()) || parameter.dtype() != parameter_dtype(x.dtype())) {
     throw ShapeError(fmt::format("{}: {} is {} on {}, x is {} on {}", op, name, dtype_name(parameter.dtype()), device_name(parameter.device()), dtype_name(x.dtype()),
                                  device_name(x.device())),
                      fmt::format("beside {} activations it is {}", dtype_name(x.dtype()), dtype_name(parameter_dtype(x.dtype()))));

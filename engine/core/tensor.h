@@ -84,6 +84,8 @@ class Tensor {
   Tensor slice_rows(std::int64_t begin, std::int64_t count) const;
   /// Places begin .. begin + count - 1 along an axis (negative: from the end).
   Tensor narrow(int axis, std::int64_t begin, std::int64_t count) const;
+  /// Place `at` along an axis, which disappears.
+  Tensor select(int axis, std::int64_t at) const;
   /// Axes i and j (negative: from the end) change places.
   Tensor transpose(int i, int j) const;
   /// Repeats axes of one element, and new leading axes, without copying: shapes are aligned at the right. The gradient is summed over the
@@ -115,6 +117,10 @@ class Tensor {
   void set_row_gradient(const RowGradient& gradient) const;
   /// Whether two handles accumulate into one gradient (a view and its original do).
   bool shares_gradient(const Tensor& other) const { return gradient_ != nullptr && gradient_ == other.gradient_; }
+  /// The leaf (or output of an op) that this tensor is a view of, as far as gradients go; undefined where none is required.
+  Tensor gradient_owner() const;
+  /// The same for all that share a gradient, distinct otherwise; null where none is required.
+  const void* gradient_identity() const { return gradient_.get(); }
 
  private:
   friend class Tape;
@@ -136,7 +142,7 @@ void require_rank(const char* op, const char* name, const Tensor& tensor, int ra
 void require_same_place(const char* op, const Tensor& a, const Tensor& b);
 /// What parameters, statistics, log-sum-exps and losses are stored as beside activations of this dtype: f64 beside f64, else f32.
 constexpr DType parameter_dtype(DType activations) { return activations == DType::f64 ? DType::f64 : DType::f32; }
-/// Throws ShapeError unless the parameter is on x's device and stored as parameter_dtype(x) or as x is.
+/// Throws ShapeError unless the parameter is on x's device and stored as parameter_dtype(x's dtype).
 void require_parameter(const char* op, const char* name, const Tensor& x, const Tensor& parameter);
 
 }  // namespace expctr

@@ -5,7 +5,9 @@
 #include "base/error.h"
 #include "base/philox.h"
 #include "engine/autograd/tape.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/layout.h"
 
 namespace expctr {
 namespace {
@@ -28,12 +30,16 @@ Shape broadcast_shape(const Tensor& a, const Tensor& b) {
 }  // namespace
 
 Tensor unary(Unary function, const Tensor& x) {
+  const OpScope scope("unary", x);
+  if (!scope.dense()) return unary(function, dense(x));
   Tensor y = x.detached().empty_like();
   run(x.device(), UnaryForward{function, x, y});
   return record("unary", y, {x}, [=](const Tensor& dy, const GradientSlots& d) { run(x.device(), UnaryBackward{function, x, dy, d[0]}); });
 }
 
 Tensor binary(Binary function, const Tensor& a, const Tensor& b) {
+  const OpScope scope("binary", a, b);
+  if (!scope.dense()) return binary(function, dense(a), dense(b));
   require_same_place("elementwise", a, b);
   Tensor y = Tensor::empty(broadcast_shape(a, b), a.dtype(), a.device());
   run(a.device(), BinaryForward{function, a, b, y});
@@ -41,12 +47,16 @@ Tensor binary(Binary function, const Tensor& a, const Tensor& b) {
 }
 
 Tensor affine(const Tensor& x, double scale, double shift) {
+  const OpScope scope("affine", x);
+  if (!scope.dense()) return affine(dense(x), scale, shift);
   Tensor y = x.empty_like();
   run(x.device(), Affine{scale, shift, x, y});
   return record("affine", y, {x}, [=](const Tensor& dy, const GradientSlots& d) { run(x.device(), Axpy{scale, dy, d[0]}); });
 }
 
 Tensor swiglu(const Tensor& gate, const Tensor& up) {
+  const OpScope scope("swiglu", gate, up);
+  if (!scope.dense()) return swiglu(dense(gate), dense(up));
   require_same_place("swiglu", gate, up);
   require_shape("swiglu", "up", up, gate.shape(), "gate and up have the same shape");
   Tensor y = gate.empty_like();
@@ -55,6 +65,8 @@ Tensor swiglu(const Tensor& gate, const Tensor& up) {
 }
 
 Tensor dropout(const Tensor& x, const Tensor& sample_ids, double probability, const DropoutKey& key) {
+  const OpScope scope("dropout", x, sample_ids);
+  if (!scope.dense()) return dropout(dense(x), dense(sample_ids), probability, key);
   require_rank("dropout", "x", x, 2);
   require_shape("dropout", "sample_ids", sample_ids, {x.dim(0)}, "one id per row");
   if (!(probability >= 0.0 && probability < 1.0)) throw ShapeError(fmt::format("dropout: probability {}", probability), "it lies in [0, 1)");
@@ -75,12 +87,20 @@ Tensor dropout(const Tensor& x, const Tensor& sample_ids, double probability, co
 }
 
 Tensor convert(const Tensor& x, DType dtype) {
+  const OpScope scope("convert", x);
+  if (!scope.dense()) return convert(dense(x), dtype);
   Tensor y = Tensor::empty(x.shape(), dtype, x.device());
   run(x.device(), Convert{x, y});
   return y;
 }
 
 void axpy(double alpha, const Tensor& x, const Tensor& y) {
+  const OpScope scope("axpy", x, y);
+  if (!scope.dense()) {
+    WrittenInPlace written;
+    axpy(alpha, dense(x), written(y));
+    return written.copy_back();
+  }
   require_same_place("axpy", x, y);
   require_shape("axpy", "x", x, y.shape());
   run(x.device(), Axpy{alpha, x, y});

@@ -2,6 +2,7 @@
 
 #include "base/kernels/reduce.h"
 #include "engine/autograd/tape.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
 
 namespace expctr {
@@ -28,8 +29,25 @@ void add_strided(const Tensor& dy, Tensor gradient) {
 
 }  // namespace
 
+Tensor WrittenInPlace::operator()(const Tensor& tensor) {
+  if (!tensor.defined() || tensor.is_dense()) return tensor;
+  copies_.push_back({tensor.detached(), tensor.clone()});
+  return copies_.back().copy;
+}
+
+void WrittenInPlace::copy_back() const {
+  for (const Copy& copy : copies_) copy.home.copy_from(copy.copy);
+}
+
+std::vector<Tensor> dense(std::span<const Tensor> tensors) {
+  std::vector<Tensor> copies;
+  for (const Tensor& tensor : tensors) copies.push_back(dense(tensor));
+  return copies;
+}
+
 Tensor dense(const Tensor& x) {
   if (!x.defined() || x.is_dense()) return x;
+  const OpScope scope("dense", x);
   Tensor y = x.empty_like();
   run(x.device(), CopyStrided{false, x.strided_view(), y.strided_view()});
   return record("dense", y, {x}, [](const Tensor& dy, const GradientSlots& d) { add_strided(dy, d[0]); });

@@ -4,11 +4,15 @@
 
 #include "base/error.h"
 #include "engine/autograd/tape.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/layout.h"
 
 namespace expctr {
 
 Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b, double alpha) {
+  const OpScope scope("matmul", a, b);
+  if (!scope.dense()) return matmul(dense(a), dense(b), transpose_a, transpose_b, alpha);
   require_same_place("matmul", a, b);
   if (a.rank() != b.rank() || (a.rank() != 2 && a.rank() != 3) || (a.rank() == 3 && a.dim(0) != b.dim(0))) {
     throw ShapeError(fmt::format("matmul: {} times {}", a.shape().text(), b.shape().text()), "both have rank 2, or rank 3 with the same first extent");
