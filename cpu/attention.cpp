@@ -47,36 +47,36 @@ void run_rows(const AttentionShape& shape, AttentionRows rows) {
 void forward_double(const AttentionForward& args, const PackedSequences& sequences) {
   const AttentionShape& shape = args.shape;
   const std::int64_t d = shape.head_dim, q_stride = shape.heads * d, k_stride = shape.kv_heads * d;
-  for_each_piece(
-      sequences.query_offsets, sequences.count, shape.kv_heads, [&](std::int64_t s, std::int64_t kv, std::int64_t first, std::int64_t tokens) {
-        const int group = shape.heads / shape.kv_heads;
-        const std::int64_t start = sequences.query_offsets[s];
-        const KeyRange range = sequences.range(s);
-        double* p = reinterpret_cast<double*>(thread_scratch(sizeof(double) * (range.keys + 1)).data());
-        const double* keys = args.k.as<double>() + sequences.key_offsets[s] * k_stride + kv * d;
-        const double* values = args.v.as<double>() + sequences.key_offsets[s] * k_stride + kv * d;
-        for (int t = static_cast<int>(first); t < first + tokens; ++t) {
-          for (std::int64_t head = kv * group; head < (kv + 1) * group; ++head) {
-            const double* q = args.q.as<double>() + (start + t) * q_stride + head * d;
-            double* y = args.y.as<double>() + (start + t) * q_stride + head * d;
-            double top = -INFINITY, sum = 0;
-            for (std::int64_t j = range.first(t); j < range.end(t); ++j) {
-              double dot = 0;
-              for (std::int64_t i = 0; i < d; ++i) dot += q[i] * keys[j * k_stride + i];
-              p[j] = shape.scale * dot;
-              top = std::max(top, p[j]);
-            }
-            std::fill_n(y, d, 0.0);
-            for (std::int64_t j = range.first(t); j < range.end(t); ++j) {
-              const double e = std::exp(p[j] - top);
-              sum += e;
-              for (std::int64_t i = 0; i < d; ++i) y[i] += e * values[j * k_stride + i];
-            }
-            for (std::int64_t i = 0; i < d && sum > 0; ++i) y[i] /= sum;
-            if (!args.log_sum_exp.empty()) args.log_sum_exp.as<double>()[(start + t) * shape.heads + head] = top + std::log(sum);
-          }
-        }
-      });
+  for_each_piece(sequences.query_offsets, sequences.count, shape.kv_heads,
+                 [&](std::int64_t s, std::int64_t kv, std::int64_t first, std::int64_t tokens) {
+                   const int group = shape.heads / shape.kv_heads;
+                   const std::int64_t start = sequences.query_offsets[s];
+                   const KeyRange range = sequences.range(s);
+                   double* p = reinterpret_cast<double*>(thread_scratch(sizeof(double) * (range.keys + 1)).data());
+                   const double* keys = args.k.as<double>() + sequences.key_offsets[s] * k_stride + kv * d;
+                   const double* values = args.v.as<double>() + sequences.key_offsets[s] * k_stride + kv * d;
+                   for (int t = static_cast<int>(first); t < first + tokens; ++t) {
+                     for (std::int64_t head = kv * group; head < (kv + 1) * group; ++head) {
+                       const double* q = args.q.as<double>() + (start + t) * q_stride + head * d;
+                       double* y = args.y.as<double>() + (start + t) * q_stride + head * d;
+                       double top = -INFINITY, sum = 0;
+                       for (std::int64_t j = range.first(t); j < range.end(t); ++j) {
+                         double dot = 0;
+                         for (std::int64_t i = 0; i < d; ++i) dot += q[i] * keys[j * k_stride + i];
+                         p[j] = shape.scale * dot;
+                         top = std::max(top, p[j]);
+                       }
+                       std::fill_n(y, d, 0.0);
+                       for (std::int64_t j = range.first(t); j < range.end(t); ++j) {
+                         const double e = std::exp(p[j] - top);
+                         sum += e;
+                         for (std::int64_t i = 0; i < d; ++i) y[i] += e * values[j * k_stride + i];
+                       }
+                       for (std::int64_t i = 0; i < d && sum > 0; ++i) y[i] /= sum;
+                       if (!args.log_sum_exp.empty()) args.log_sum_exp.as<double>()[(start + t) * shape.heads + head] = top + std::log(sum);
+                     }
+                   }
+                 });
 }
 
 }  // namespace
@@ -166,7 +166,8 @@ void run(const PagedAttention& args, Stream) {
     rows.rows = static_cast<int>(count) * group;
     rows.first_query = static_cast<int>(first);
     const int queries = offsets[s + 1] - offsets[s];
-    rows.range = {.queries = queries, .keys = lengths[s], .shift = lengths[s] - queries, .prefix = 0, .window = shape.window, .causal = true};
+    rows.range = {
+        .queries = queries, .keys = lengths[s], .shift = lengths[s] - queries, .prefix = 0, .window = shape.window, .causal = true};
     rows.blocks = {args.key_pages.as<float>() + kv * shape.head_dim, args.value_pages.as<float>() + kv * shape.head_dim, 0,
                    args.page_table.as<std::int32_t>() + s * most_pages};
     run_rows(shape, rows);

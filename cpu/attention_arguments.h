@@ -59,9 +59,10 @@ struct PackedSequences {
                        {"key lengths", args.keys.lengths},
                        {"prefix lengths", args.keys.prefixes}});
     for (std::int64_t s = 0; s < count; ++s)
-      require_arguments((!lengths || (lengths[s] >= 0 && lengths[s] <= key_offsets[s + 1] - key_offsets[s])) && (!prefixes || prefixes[s] >= 0),
-                        kernel, "a key length lies between 0 and the sequence's keys, a prefix length is not negative",
-                        {{"key lengths", args.keys.lengths}, {"prefix lengths", args.keys.prefixes}});
+      require_arguments(
+          (!lengths || (lengths[s] >= 0 && lengths[s] <= key_offsets[s + 1] - key_offsets[s])) && (!prefixes || prefixes[s] >= 0), kernel,
+          "a key length lies between 0 and the sequence's keys, a prefix length is not negative",
+          {{"key lengths", args.keys.lengths}, {"prefix lengths", args.keys.prefixes}});
   }
 
   KeyRange range(std::int64_t s) const { return key_range(query_offsets, key_offsets, lengths, prefixes, s, causal, window); }

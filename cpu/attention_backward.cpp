@@ -1,5 +1,5 @@
 // Gradient of attention over packed sequences. One piece of work is a (sequence, key-value head, range of keys): its dk and dv add over its
-// queries in ascending order. A sequence's keys are one range up to 1,023, then 2, 3, and from 2,048 on 4; where there are several, each
+// queries in ascending order. A sequence's keys are one range up to 511, 2 up to 2,047, then 4; where there are several, each
 // has its own part of dq in scratch, and the parts are added in order. So the work splits well among threads and is the same for any
 // number of them. 10 visible head_dim operations a query row.
 #include <algorithm>
@@ -15,17 +15,15 @@
 namespace expctr::cpu {
 namespace {
 
-constexpr int most_ranges = 4;
-
-int ranges_of(std::int64_t keys) { return static_cast<int>(std::clamp<std::int64_t>(keys / 512, 1, most_ranges)); }
+/// Each range packs the queries that see it again: 2 % of the work with two ranges of 512 keys.
+int ranges_of(std::int64_t keys) { return keys < 512 ? 1 : keys < 2048 ? 2 : 4; }
 
 /// First key of range i of n: whole blocks, as much of the visible area in each as they allow.
 std::int64_t range_start(const KeyRange& range, int i, int n) {
   if (i >= n) return range.keys;
   // Causal without a prefix: keys x and later are seen in proportion to (1 - x)^2.
-  const double place = range.causal && range.window == 0 && range.shift >= 0
-                           ? 1.0 - std::sqrt(1.0 - static_cast<double>(i) / n)
-                           : static_cast<double>(i) / n;
+  const double place = range.causal && range.window == 0 && range.shift >= 0 ? 1.0 - std::sqrt(1.0 - static_cast<double>(i) / n)
+                                                                             : static_cast<double>(i) / n;
   return static_cast<std::int64_t>(place * static_cast<double>(range.keys)) / attention_block * attention_block;
 }
 

@@ -33,7 +33,8 @@ struct GradientRows {
   std::int64_t begin, end;
 };
 static inline GradientRows gradient_rows(const KeyRange& range, int group, std::int64_t first_key, std::int64_t end_key) {
-  const std::int64_t first_query = range.first_query(static_cast<int>(first_key)), end_query = range.end_query(static_cast<int>(end_key) - 1);
+  const std::int64_t first_query = range.first_query(static_cast<int>(first_key)),
+                     end_query = range.end_query(static_cast<int>(end_key) - 1);
   const std::int64_t begin = first_query * group / gradient_chunk * gradient_chunk, end = end_query * group;
   return {begin, end > begin ? end : begin};
 }

@@ -88,9 +88,10 @@ struct AttentionBackward {
 };
 
 /// Attention of new tokens over cached keys and values (no gradient), causal. The new tokens' own keys and values are in the cache already.
-/// q [tokens, heads * head_dim]; query_offsets [sequences + 1] i32; context_lengths [sequences] i32 = cached tokens of the sequence, new ones included
-/// (so query i of n has position context - n + i, and sees the last `window` of them if there is one); page_table [sequences, most pages] i32; key_pages, value_pages [pages, attention_block, kv_heads * head_dim].
-/// CPU: the same bits as AttentionForward gives for the same tokens.
+/// q [tokens, heads * head_dim]; query_offsets [sequences + 1] i32; context_lengths [sequences] i32 = cached tokens of the sequence, new
+/// ones included (so query i of n has position context - n + i, and sees the last `window` of them if there is one); page_table [sequences,
+/// most pages] i32; key_pages, value_pages [pages, attention_block, kv_heads * head_dim]. CPU: the same bits as AttentionForward gives for
+/// the same tokens.
 struct PagedAttention {
   AttentionShape shape;
   View q, query_offsets, context_lengths, page_table, key_pages, value_pages, y;
