@@ -1,223 +1,173 @@
-// Work on columns of [rows, width]: a block of 16 x 16 threads owns 16 packets of neighbouring columns (256 bytes of a row) and a chunk of
-// rows; a thread keeps what belongs to its columns in registers and walks down the rows. Column reductions run in two launches, in an order
-// that depends on shapes only: partial results of chunks, then the chunks in ascending order.
+// Work on [rows, width] in which a thread keeps a packet of columns while it goes down the rows: what belongs to a column (a gain, a mean)
+// is read once for many rows. Sums over rows run in an order that depends on shapes and storage only: a thread adds its rows in
+// ascending order, the threads of a block are added as a tree, the chunks of rows in ascending order. No atomics.
 #pragma once
 
 #include <algorithm>
 
-#include "cuda/elements.cuh"
+#include "cuda/packet.cuh"
 
 namespace expctr::cuda {
 
-constexpr int column_slots = 16, column_lanes = block_threads / column_slots;
-
-/// How columns are cut; a function of shape and dtype alone.
+/// How sums over the rows of [batch, rows, width] are cut; a function of the extents alone.
 struct ColumnPlan {
-  bool packed = false;  ///< whole packets; else one column a thread
-  std::int64_t rows = 0, width = 0, chunk = 0, chunks = 0;
-  dim3 grid{};
-  std::int64_t partials(int values) const { return chunks * values * width; }  ///< floats of scratch
+  std::int64_t batch = 1, rows = 0, width = 0, chunks = 1, chunk = 1;
+  std::size_t bytes(int values) const {
+    return chunks == 1 ? 0 : static_cast<std::size_t>(batch * width * chunks * values) * sizeof(float);
+  }
 };
 
-inline ColumnPlan plan_columns(std::int64_t rows, std::int64_t width, DType dtype, std::initializer_list<const void*> pointers) {
+/// Threads of a block side by side along the columns: a power of two up to a warp.
+inline int packets_across(std::int64_t width, int packet) {
+  int across = 1;
+  while (across < 32 && across * packet < width) across *= 2;
+  return across;
+}
+
+/// rows_each: least rows of a thread; more where a thread reads much for its columns before it begins.
+inline ColumnPlan plan_columns(std::int64_t rows, std::int64_t width, std::int64_t batch = 1, std::int64_t rows_each = 8) {
   ColumnPlan plan;
-  plan.packed = packed_rows(width, dtype, pointers);
+  plan.batch = batch;
   plan.rows = rows;
   plan.width = width;
-  const std::int64_t size = plan.packed ? 16 / dtype_traits(dtype).block_bytes : 1, blocks = std::max<std::int64_t>(1, ceil_div(width, column_slots * size));
-  // Enough blocks for the device, but chunks long enough to pay for what a thread loads once.
-  const std::int64_t most = std::max<std::int64_t>(1, ceil_div(rows, 32 * column_lanes));
-  plan.chunks = std::clamp<std::int64_t>(ceil_div(528, blocks), 1, std::min<std::int64_t>(most, 256));
+  const std::int64_t blocks = std::max<std::int64_t>(1, ceil_div(width, 256) * batch);
+  const std::int64_t least_chunk = block_threads / packets_across(width, 8) * rows_each;
+  plan.chunks = std::clamp<std::int64_t>(768 / blocks, 1, std::clamp<std::int64_t>(rows / least_chunk, 1, 256));
   plan.chunk = std::max<std::int64_t>(1, ceil_div(rows, plan.chunks));
-  plan.grid = dim3(blocks_for(blocks, 1), static_cast<unsigned>(plan.chunks));
   return plan;
 }
 
-/// The columns of a thread and its first row of a chunk.
-template <int Size>
-struct ColumnPlace {
-  int lane, slot;
-  std::int64_t column, begin, end;
-  __device__ __forceinline__ ColumnPlace(std::int64_t rows, std::int64_t chunk) {
-    lane = static_cast<int>(threadIdx.x) / column_slots;
-    slot = static_cast<int>(threadIdx.x) % column_slots;
-    column = (static_cast<std::int64_t>(blockIdx.x) * column_slots + slot) * Size;
-    begin = blockIdx.y * chunk;
-    end = begin + chunk < rows ? begin + chunk : rows;
-  }
-};
+constexpr int staged_rows = 256;
 
-/// Size neighbouring elements: a packet, or one element.
-template <class T, int Size>
-__device__ __forceinline__ void load_columns(const T* p, float (&values)[Size]) {
-  if constexpr (Size == 1) {
-    values[0] = load_element(p);
-  } else {
-    const Packet<T> packet = load_packet(p);
-#pragma unroll
-    for (int j = 0; j < Size; ++j) values[j] = packet.get(j);
-  }
-}
-template <class T, int Size>
-__device__ __forceinline__ void store_columns(T* p, const float (&values)[Size]) {
-  if constexpr (Size == 1) {
-    store_element(p, values[0]);
-  } else {
-    Packet<T> packet = {};
-#pragma unroll
-    for (int j = 0; j < Size; ++j) packet.set(j, values[j]);
-    store_packet(p, packet);
-  }
-}
-/// Size values of a vector of one float a column; `absent` where there is none.
-template <int Size>
-__device__ __forceinline__ void load_parameters(const float* p, std::int64_t column, float absent, float (&values)[Size]) {
-  if (p == nullptr) {
-#pragma unroll
-    for (int j = 0; j < Size; ++j) values[j] = absent;
-    return;
-  }
-  if constexpr (Size == 1) {
-    values[0] = p[column];
-  } else {
-#pragma unroll
-    for (int j = 0; j < Size; j += 4) {
-      const float4 four = *reinterpret_cast<const float4*>(p + column + j);
-      values[j] = four.x;
-      values[j + 1] = four.y;
-      values[j + 2] = four.z;
-      values[j + 3] = four.w;
-    }
-  }
-}
+/// The state of a term or body that keeps nothing for its columns.
+template <int N>
+struct NoColumns {};
 
-/// One thread for Size neighbouring columns of a row: its row and first column; false for threads past the end.
-template <int Size>
-__device__ __forceinline__ bool my_columns(std::int64_t rows, std::int64_t width, std::int64_t& row, std::int64_t& column) {
-  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x, slots = width / Size;
-  if (i >= rows * slots) return false;
-  row = i / slots;
-  column = (i - row * slots) * Size;
-  return true;
-}
-
-/// The run of rows that holds `row`, -1 for none: offsets[s] <= row < offsets[s + 1].
-__device__ __forceinline__ std::int64_t run_of(std::int64_t row, std::int64_t runs, const std::int32_t* offsets) {
-  if (runs == 0 || row < offsets[0] || row >= offsets[runs]) return -1;
-  std::int64_t low = 0, high = runs;
-  while (high - low > 1) {
-    const std::int64_t middle = (low + high) / 2;
-    (offsets[middle] <= row ? low : high) = middle;
-  }
-  return low;
-}
-
-/// Calls launch(T*, integral constant Size): Size elements of a row at a time, a packet where the pointers allow it, else one.
-template <class Launch>
-void with_columns(std::int64_t width, DType dtype, std::initializer_list<const void*> pointers, Launch launch) {
-  with_storage(dtype, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    if (packed_rows(width, dtype, pointers))
-      launch(type, std::integral_constant<int, packet_size<T>>{});
-    else
-      launch(type, std::integral_constant<int, 1>{});
-  });
-}
-
-/// partials[chunk][value][column] of a reduction that is described by Fold:
-///   Fold::values                                  floats a column
-///   Fold::Parameters<Size> load(column)           what a thread keeps of its columns
-///   add<Size>(parameters, at, state)              takes in the elements that begin at offset `at`; state is float [values][Size], zeros first
-///   merge(into, other)                            combines two states, float [values]
-template <class Fold, int Size>
-__global__ void __launch_bounds__(block_threads)
-    column_partials_kernel(Fold fold, std::int64_t rows, std::int64_t width, std::int64_t chunk, float* partials) {
-  constexpr int values = Fold::values;
-  __shared__ float shared[values][Size][block_threads];
-  const ColumnPlace<Size> place(rows, chunk);
-  float state[values][Size] = {};
-  if (place.column < width) {
-    const auto parameters = fold.template load<Size>(place.column);
-    for (std::int64_t row = place.begin + place.lane; row < place.end; row += column_lanes)
-      fold.template add<Size>(parameters, row * width + place.column, state);
-  }
+/// Term: `static constexpr int row_values`, `float row_value(int v, std::int64_t row)` (what belongs to a row; staged in shared memory),
+/// `template <int N> struct Columns` with `begin<N>(std::int64_t column, Columns<N>&)`, and
+/// `add<N>(Columns<N>&, std::int64_t batch, std::int64_t row, std::int64_t column, const float* row_values, float (&sums)[V][N])`.
+/// Store: operator()(std::int64_t output, const float (&sums)[V]) for output = batch index x width + column; with
+/// packet(std::int64_t output, const float (&sums)[V][N]) beside it, where whole packets can be stored.
+template <int N, int V, class Term, class Store>
+__global__ void __launch_bounds__(block_threads, 2)
+    column_sums_kernel(Term term, Store store, int across, std::int64_t rows, std::int64_t width, std::int64_t chunk, float* partials) {
+  constexpr int staged = Term::row_values == 0 ? 1 : Term::row_values;
+  __shared__ float shared[V * N][block_threads], row_values[staged_rows][staged];
+  const int thread = static_cast<int>(threadIdx.x), lane = thread & (across - 1), down = thread / across, strips = block_threads / across;
+  const std::int64_t column = (static_cast<std::int64_t>(blockIdx.x) * across + lane) * N, batch = blockIdx.z;
+  const std::int64_t begin = blockIdx.y * chunk, end = begin + chunk < rows ? begin + chunk : rows;
+  float sums[V][N] = {};
+  typename Term::template Columns<N> columns;
+  if (column < width) term.template begin<N>(column, columns);
+  for (std::int64_t piece = begin; piece < end; piece += staged_rows) {
+    const std::int64_t stop = piece + staged_rows < end ? piece + staged_rows : end;
+    if constexpr (Term::row_values > 0) {
+      __syncthreads();
+      if (piece + thread < stop) {
 #pragma unroll
-  for (int v = 0; v < values; ++v)
-#pragma unroll
-    for (int j = 0; j < Size; ++j) shared[v][j][threadIdx.x] = state[v][j];
-  __syncthreads();
-#pragma unroll 1
-  for (int half = column_lanes / 2; half > 0; half /= 2) {
-    if (place.lane < half) {
-#pragma unroll
-      for (int j = 0; j < Size; ++j) {
-        float mine[values], other[values];
-#pragma unroll
-        for (int v = 0; v < values; ++v) {
-          mine[v] = shared[v][j][threadIdx.x];
-          other[v] = shared[v][j][threadIdx.x + half * column_slots];
-        }
-        fold.merge(mine, other);
-#pragma unroll
-        for (int v = 0; v < values; ++v) shared[v][j][threadIdx.x] = mine[v];
+        for (int v = 0; v < Term::row_values; ++v) row_values[thread][v] = term.row_value(v, piece + thread);
       }
+      __syncthreads();
     }
+    if (column < width)
+      for (std::int64_t row = piece + down; row < stop; row += strips)
+        term.template add<N>(columns, batch, row, column, row_values[row - piece], sums);
+  }
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) shared[v * N + i][thread] = sums[v][i];
+  }
+  for (int half = strips / 2; half > 0; half /= 2) {
     __syncthreads();
+    if (down < half) {
+#pragma unroll
+      for (int k = 0; k < V * N; ++k) shared[k][thread] += shared[k][thread + half * across];
+    }
   }
-  if (place.lane != 0 || place.column >= width) return;
+  if (down != 0 || column >= width) return;
+  const std::int64_t output = batch * width + column, outputs = gridDim.z * width;
 #pragma unroll
-  for (int v = 0; v < values; ++v)
+  for (int v = 0; v < V; ++v) {
 #pragma unroll
-    for (int j = 0; j < Size; ++j)
-      partials[(blockIdx.y * static_cast<std::int64_t>(values) + v) * width + place.column + j] = shared[v][j][threadIdx.x];
+    for (int i = 0; i < N; ++i) sums[v][i] = shared[v * N + i][thread];
+    if (gridDim.y > 1) store_packet(partials + (v * static_cast<std::int64_t>(gridDim.y) + blockIdx.y) * outputs + output, sums[v]);
+  }
+  if (gridDim.y > 1) return;
+  if constexpr (requires { store.packet(output, sums); }) {
+    store.packet(output, sums);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      float one[V];
+#pragma unroll
+      for (int v = 0; v < V; ++v) one[v] = sums[v][i];
+      store(output + i, one);
+    }
+  }
 }
 
-/// store(column, const float (&state)[values]) receives the whole column's.
-template <class Fold, class Store>
+template <int V, class Store>
 __global__ void __launch_bounds__(block_threads)
-    finish_columns_kernel(Fold fold, Store store, std::int64_t width, std::int64_t chunks, const float* partials) {
-  constexpr int values = Fold::values;
-  const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
-  if (column >= width) return;
-  float total[values] = {};
-  for (std::int64_t c = 0; c < chunks; ++c) {
-    float part[values];
+    finish_columns_kernel(Store store, std::int64_t outputs, std::int64_t chunks, const float* partials) {
+  const std::int64_t output = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
+  if (output >= outputs) return;
+  float sums[V];
 #pragma unroll
-    for (int v = 0; v < values; ++v) part[v] = partials[(c * values + v) * width + column];
-    fold.merge(total, part);
+  for (int v = 0; v < V; ++v) {
+    float sum = 0;
+#pragma unroll 8
+    for (std::int64_t c = 0; c < chunks; ++c) sum += partials[(v * chunks + c) * outputs + output];
+    sums[v] = sum;
   }
-  store(column, total);
+  store(output, sums);
 }
 
-template <class T, class Fold, class Store>
-void reduce_columns(const char* name, const ColumnPlan& plan, Fold fold, Store store, float* scratch, Stream stream) {
-  if (plan.width == 0) return;
-  if (plan.packed)
-    column_partials_kernel<Fold, packet_size<T>><<<plan.grid, block_threads, 0, native(stream)>>>(fold, plan.rows, plan.width, plan.chunk, scratch);
-  else
-    column_partials_kernel<Fold, 1><<<plan.grid, block_threads, 0, native(stream)>>>(fold, plan.rows, plan.width, plan.chunk, scratch);
+/// store(...) receives the sums over rows. N: elements a packet (packets_fit); `scratch` holds plan.bytes(V).
+template <int N, int V, class Term, class Store>
+void column_sums(const char* name, const ColumnPlan& plan, Term term, Store store, void* scratch, Stream stream) {
+  const std::int64_t outputs = plan.batch * plan.width;
+  if (outputs == 0) return;
+  const int across = packets_across(plan.width, N);
+  const dim3 grid(blocks_for(plan.width, across * N), static_cast<unsigned>(plan.chunks), static_cast<unsigned>(plan.batch));
+  column_sums_kernel<N, V>
+      <<<grid, block_threads, 0, native(stream)>>>(term, store, across, plan.rows, plan.width, plan.chunk, static_cast<float*>(scratch));
   check_launch(name);
-  finish_columns_kernel<<<blocks_for(plan.width, block_threads), block_threads, 0, native(stream)>>>(fold, store, plan.width, plan.chunks, scratch);
+  if (plan.chunks == 1) return;
+  finish_columns_kernel<V>
+      <<<blocks_for(outputs, block_threads), block_threads, 0, native(stream)>>>(store, outputs, plan.chunks, static_cast<float*>(scratch));
   check_launch(name);
 }
 
-/// apply<Size>(parameters, at) for all elements; parameters as in a fold.
-template <class Apply, int Size>
-__global__ void __launch_bounds__(block_threads) map_columns_kernel(Apply apply, std::int64_t rows, std::int64_t width, std::int64_t chunk) {
-  const ColumnPlace<Size> place(rows, chunk);
-  if (place.column >= width) return;
-  const auto parameters = apply.template load<Size>(place.column);
-  for (std::int64_t row = place.begin + place.lane; row < place.end; row += column_lanes)
-    apply.template apply<Size>(parameters, row * width + place.column);
+/// Calls launch(integral constant N): the packet of the storage S where rows and pointers allow it, else 1.
+template <class S, class Launch>
+void dispatch_packets(std::int64_t width, std::initializer_list<const View*> views, Launch launch) {
+  if (packets_fit<packet_size<S>>(width, views))
+    launch(std::integral_constant<int, packet_size<S>>{});
+  else
+    launch(std::integral_constant<int, 1>{});
 }
 
-template <class T, class Apply>
-void map_columns(const char* name, const ColumnPlan& plan, Apply apply, Stream stream) {
-  if (plan.width == 0 || plan.rows == 0) return;
-  if (plan.packed)
-    map_columns_kernel<Apply, packet_size<T>><<<plan.grid, block_threads, 0, native(stream)>>>(apply, plan.rows, plan.width, plan.chunk);
-  else
-    map_columns_kernel<Apply, 1><<<plan.grid, block_threads, 0, native(stream)>>>(apply, plan.rows, plan.width, plan.chunk);
+/// Body: `template <int N> struct Columns` with `begin<N>(column, Columns<N>&)`, and `row<N>(Columns<N>&, std::int64_t row,
+/// std::int64_t column)`, which does a packet's work in one row.
+template <int N, class Body>
+__global__ void __launch_bounds__(block_threads) columns_kernel(Body body, std::int64_t rows, std::int64_t width, int each) {
+  const std::int64_t thread = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
+  std::int64_t packet;
+  const std::int64_t first = divide(thread, ceil_div(width, N), packet) * each, column = packet * N;
+  if (first >= rows) return;
+  const std::int64_t end = first + each < rows ? first + each : rows;
+  typename Body::template Columns<N> columns;
+  body.template begin<N>(column, columns);
+  for (std::int64_t row = first; row < end; ++row) body.template row<N>(columns, row, column);
+}
+
+template <int N, class Body>
+void for_columns(const char* name, Body body, std::int64_t rows, std::int64_t width, Stream stream) {
+  if (rows * width == 0) return;
+  const int each = static_cast<int>(std::clamp<std::int64_t>(rows * width / (1 << 17), 1, 32));
+  const std::int64_t threads = ceil_div(rows, each) * ceil_div(width, N);
+  columns_kernel<N><<<blocks_for(threads, block_threads), block_threads, 0, native(stream)>>>(body, rows, width, each);
   check_launch(name);
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/philox.h"
+#include "base/scalar_math.h"
 #include "engine/autograd/tape.h"
 #include "engine/core/op_scope.h"
 #include "engine/core/run.h"
@@ -12,15 +13,14 @@
 namespace expctr {
 namespace {
 
-Shape broadcast_shape(const Tensor& a, const Tensor& b) {
+Shape broadcast_shape(const Shape& a, const Shape& b) {
   const int rank = std::max(a.rank(), b.rank());
   std::vector<std::int64_t> extents(static_cast<std::size_t>(rank));
   for (int i = 0; i < rank; ++i) {
     const int ia = i - (rank - a.rank()), ib = i - (rank - b.rank());
-    const std::int64_t ea = ia < 0 ? 1 : a.dim(ia), eb = ib < 0 ? 1 : b.dim(ib);
+    const std::int64_t ea = ia < 0 ? 1 : a[ia], eb = ib < 0 ? 1 : b[ib];
     if (ea != eb && ea != 1 && eb != 1) {
-      throw ShapeError(fmt::format("elementwise: {} and {} do not broadcast", a.shape().text(), b.shape().text()),
-                       "shapes are aligned at the right; extents must be equal or 1");
+      throw ShapeError(fmt::format("elementwise: {} and {} do not broadcast", a.text(), b.text()), "shapes are aligned at the right; extents must be equal or 1");
     }
     extents[static_cast<std::size_t>(i)] = ea == 1 ? eb : ea;
   }
@@ -29,21 +29,37 @@ Shape broadcast_shape(const Tensor& a, const Tensor& b) {
 
 }  // namespace
 
-Tensor unary(Unary function, const Tensor& x) {
+Tensor unary(Unary function, const Tensor& x, const UnaryParameters& parameters) {
   const OpScope scope("unary", x);
-  if (!scope.dense()) return unary(function, dense(x));
+  if (!scope.dense()) return unary(function, dense(x), parameters);
   Tensor y = x.detached().empty_like();
-  run(x.device(), UnaryForward{function, x, y});
-  return record("unary", y, {x}, [=](const Tensor& dy, const GradientSlots& d) { run(x.device(), UnaryBackward{function, x, dy, d[0]}); });
+  run(x.device(), UnaryForward{function, x, y, parameters});
+  return record("unary", y, {x}, [=](const Tensor& dy, const GradientSlots& d) { run(x.device(), UnaryBackward{function, x, dy, d[0], parameters}); });
+}
+
+Tensor clamp(const Tensor& x, double low, double high) {
+  if (!(low <= high)) throw ShapeError(fmt::format("clamp: from {} to {}", low, high), "the lower bound comes first");
+  return unary(Unary::clamp, x, {low, high});
 }
 
 Tensor binary(Binary function, const Tensor& a, const Tensor& b) {
   const OpScope scope("binary", a, b);
   if (!scope.dense()) return binary(function, dense(a), dense(b));
   require_same_place("elementwise", a, b);
-  Tensor y = Tensor::empty(broadcast_shape(a, b), a.dtype(), a.device());
+  Tensor y = Tensor::empty(broadcast_shape(a.shape(), b.shape()), a.dtype(), a.device());
   run(a.device(), BinaryForward{function, a, b, y});
+  if (!scalar::has_gradient(function)) return y;
   return record("binary", y, {a, b}, [=](const Tensor& dy, const GradientSlots& d) { run(a.device(), BinaryBackward{function, a, b, dy, d[0], d[1], {}}); });
+}
+
+Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b) {
+  const OpScope scope("where", mask, a, b);
+  if (!scope.dense()) return where(dense(mask), dense(a), dense(b));
+  require_same_place("where", a, b);
+  require_same_place("where", mask, a);
+  Tensor y = Tensor::empty(broadcast_shape(broadcast_shape(a.shape(), b.shape()), mask.shape()), a.dtype(), a.device());
+  run(a.device(), WhereForward{mask, a, b, y});
+  return record("where", y, {a, b}, [=](const Tensor& dy, const GradientSlots& d) { run(a.device(), WhereBackward{mask, a, b, dy, d[0], d[1], {}}); });
 }
 
 Tensor affine(const Tensor& x, double scale, double shift) {
@@ -91,7 +107,12 @@ Tensor convert(const Tensor& x, DType dtype) {
   if (!scope.dense()) return convert(dense(x), dtype);
   Tensor y = Tensor::empty(x.shape(), dtype, x.device());
   run(x.device(), Convert{x, y});
-  return y;
+  if (!is_floating(x.dtype()) && x.dtype() != DType::bf16) return y;
+  return record("convert", y, {x}, [=](const Tensor& dy, const GradientSlots& d) {
+    const Tensor slot = d[0], same = Tensor::empty(slot.shape(), slot.dtype(), slot.device());
+    run(slot.device(), Convert{dy, same});
+    run(slot.device(), Axpy{1.0, same, slot});
+  });
 }
 
 void axpy(double alpha, const Tensor& x, const Tensor& y) {

@@ -45,15 +45,20 @@ Tensor segment_mean(const Tensor& x, const Tensor& offsets) {
   return record("segment_mean", y, {x}, [=](const Tensor& dy, const GradientSlots& d) { run(x.device(), SegmentMeanBackward{dy, offsets, d[0]}); });
 }
 
-double global_norm(std::span<const Tensor> tensors) {
+Tensor squared_norm(std::span<const Tensor> tensors) {
   const OpScope scope("global_norm", tensors);
-  if (!scope.dense()) return global_norm(dense(tensors));
-  if (tensors.empty()) return 0.0;
+  if (!scope.dense()) return squared_norm(dense(tensors));
+  if (tensors.empty()) throw ShapeError("squared_norm: no tensors", "pass at least one");
   std::vector<View> views;
+  views.reserve(tensors.size());
   for (const Tensor& tensor : tensors) views.push_back(tensor.view());
   Tensor total = Tensor::empty({1}, DType::f64, tensors[0].device());
   run(tensors[0].device(), SquaredNorm{views.data(), static_cast<int>(views.size()), total, {}});
-  return std::sqrt(total.to_vector<double>()[0]);
+  return total;
+}
+
+double global_norm(std::span<const Tensor> tensors) {
+  return tensors.empty() ? 0.0 : std::sqrt(squared_norm(tensors).to_vector<double>()[0]);
 }
 
 }  // namespace expctr
