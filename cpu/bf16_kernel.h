@@ -3,52 +3,51 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "base/blocks.h"
 #include "cpu/gemm_kernel.h"
 
 namespace expctr::cpu {
 
-/// Pairs of rows: in float [count][32] -> out [(count + 1) / 2][32] words; a missing last row is zero.
+/// Pairs of rows: in float [count][32] -> out [(count + 1) / 2][32] words; a missing last row is zero. in and out may be the same.
 template <class V>
 void bf16_pairs(const float* in, std::int64_t count, float* out) {
   for (std::int64_t k = 0; k < count; k += 2, in += 2 * panel_width, out += panel_width) {
-    std::uint32_t words[panel_width];
-    for (int n = 0; n < panel_width; ++n) words[n] = bf16_of_float(in[n]);
-    if (k + 1 < count)
-      for (int n = 0; n < panel_width; ++n) words[n] |= static_cast<std::uint32_t>(bf16_of_float(in[panel_width + n])) << 16;
-    std::memcpy(out, words, sizeof words);
+    for (int n = 0; n < panel_width; n += 16) {
+      const V second = k + 1 < count ? V::load(in + panel_width + n) : V::zero();
+      V::bf16_pairs(V::load(in + n), second).store(out + n);
+    }
   }
 }
 
 /// Pairs of neighbours: in float [count] -> out [(count + 1) / 2] words; a missing last number is zero.
 template <class V>
 void bf16_row(const float* in, std::int64_t count, float* out) {
-  for (std::int64_t i = 0; i + 1 < count; i += 2) {
-    const std::uint32_t word = bf16_of_float(in[i]) | static_cast<std::uint32_t>(bf16_of_float(in[i + 1])) << 16;
-    std::memcpy(out + i / 2, &word, sizeof word);
-  }
-  if (count % 2 == 1) {
-    const std::uint32_t word = bf16_of_float(in[count - 1]);
-    std::memcpy(out + count / 2, &word, sizeof word);
-  }
+  auto* halves = reinterpret_cast<std::uint16_t*>(out);
+  std::int64_t i = 0;
+  for (; i + 16 <= count; i += 16) V::load(in + i).store_bf16(halves + i);
+  for (; i < count; ++i) halves[i] = bf16_of_float(in[i]);
+  if (count % 2 == 1) halves[count] = 0;
 }
 
 /// out[i] = in[i] rounded to bf16; in and out may be the same.
 template <class V>
 void bf16_round(const float* in, std::int64_t count, float* out) {
-  for (std::int64_t i = 0; i < count; ++i) out[i] = float_of_bf16(bf16_of_float(in[i]));
+  std::int64_t i = 0;
+  for (; i + 16 <= count; i += 16) V::load(in + i).bf16().store(out + i);
+  for (; i < count; ++i) out[i] = float_of_bf16(bf16_of_float(in[i]));
 }
 
 /// Rows [k0, k1) of a panel of pairs [inputs / 2][32] as float [k1 - k0][32]; k0 is even.
 template <class V>
 void unpack_pairs(const void* panel, std::int64_t k0, std::int64_t k1, float* out) {
-  const std::uint32_t* words = static_cast<const std::uint32_t*>(panel) + k0 / 2 * panel_width;
+  const float* words = static_cast<const float*>(panel) + k0 / 2 * panel_width;
   for (std::int64_t k = k0; k < k1; k += 2, words += panel_width, out += 2 * panel_width) {
-    for (int n = 0; n < panel_width; ++n) out[n] = float_of_bits(words[n] << 16);
-    if (k + 1 < k1)
-      for (int n = 0; n < panel_width; ++n) out[panel_width + n] = float_of_bits(words[n] & 0xFFFF0000u);
+    for (int n = 0; n < panel_width; n += 16) {
+      const V pair = V::load(words + n);
+      pair.first_of_pair().store(out + n);
+      if (k + 1 < k1) pair.second_of_pair().store(out + panel_width + n);
+    }
   }
 }
 

@@ -11,6 +11,7 @@
 
 #include "base/dtype.h"
 #include "cpu/gemm_kernel.h"
+#include "cpu/quantise.h"
 
 namespace expctr::cpu {
 
@@ -85,10 +86,34 @@ inline auto with_int8(DType dtype, const Body& body) {
   }
 }
 
-/// A block of 32 inputs of a tile of ROWS quantised rows, 32-bit words: [0..7][ROWS] four codes each, [8][ROWS] scale (float), [9][ROWS]
-/// where the integer sum starts, or with a minimum scale x sum of codes (float); with two parts 9 belongs to the first half, 10 to the
-/// other.
-constexpr int int8_words(int parts) { return 9 + parts; }
+/// A tile of ROWS quantised rows, 32-bit words: [8 blocks][ROWS] four codes each, [blocks][ROWS] scale (float), [PARTS][blocks][ROWS] where
+/// the integer sum starts, or with a minimum scale x sum of codes (float).
+constexpr int int8_words(int parts) { return 9 + parts; }  ///< of a row and a block
+
+/// One row of a tile of its own: x [inputs] (the last block is filled up with zeros) -> words as above.
+template <class V>
+void int8_row(DType dtype, const float* x, std::int64_t inputs, float* words) {
+  const int parts = with_int8(dtype, []<class Block>() { return Block::parts; }), offset = int8_offset(dtype);
+  const std::int64_t blocks = (inputs + 31) / 32;
+  auto* codes = reinterpret_cast<std::int8_t*>(words);
+  float* scales = words + 8 * blocks;
+  float* starts = scales + blocks;
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    const int left = static_cast<int>(inputs - 32 * b < 32 ? inputs - 32 * b : 32);
+    const V first = V::load(x + 32 * b, left), second = V::load(x + 32 * b + 16, left - 16);
+    const Int8Scale scale(V::largest_magnitude(first, second));
+    const V factor = V::broadcast(scale.inverse), low = V::round(first * factor), high = V::round(second * factor);
+    low.store_i8(codes + 32 * b);
+    high.store_i8(codes + 32 * b + 16);
+    scales[b] = scale.scale;
+    const auto start = [&](float sum) {  // a whole number, exact
+      sum = scale.inverse == 0 ? 0.0f : sum;
+      return offset == 0 ? scale.scale * sum : float_of_bits(static_cast<std::uint32_t>(-offset * static_cast<std::int32_t>(sum)));
+    };
+    starts[b] = start(parts == 1 ? (low + high).sum() : low.sum());
+    if (parts == 2) starts[blocks + b] = start(high.sum());
+  }
+}
 
 template <class V>
 inline typename V::Float load_scale(const std::uint16_t* p) {
@@ -110,21 +135,22 @@ inline void int8_tile(std::int64_t blocks, const std::int32_t* a, const Block* p
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) sum[r][v] = Float::zero();
-  for (std::int64_t b = 0; b < blocks; ++b, a += int8_words(Block::parts) * ROWS) {
+  const float* scale = reinterpret_cast<const float*>(a) + 8 * blocks * ROWS;
+  const float* starts = scale + blocks * ROWS;
+  for (std::int64_t b = 0; b < blocks; ++b, a += 8 * ROWS, scale += ROWS) {
     const Block& block = panel[b];
     const char* next = reinterpret_cast<const char*>(panel + blocks + b);  // the same block of the next panel
     if constexpr (ROWS <= 4)
       for (unsigned i = 0; i < sizeof(Block); i += 64) __builtin_prefetch(next + i, 0, 2);
-    const float* scale = reinterpret_cast<const float*>(a + 8 * ROWS);
 #pragma GCC unroll 2
     for (int part = 0; part < Block::parts; ++part) {
-      const std::int32_t* start = a + (9 + part) * ROWS;
+      const std::int32_t* start = reinterpret_cast<const std::int32_t*>(starts) + (part * blocks + b) * ROWS;
       V dot[ROWS][NV];
 #pragma GCC unroll 16
       for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
         for (int v = 0; v < NV; ++v) dot[r][v] = Block::minimum || (WIDE && V::signed_codes) ? V::zero() : V::broadcast(start[r]);
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int q = quads * part; q < quads * (part + 1); q += Block::nibbles ? 2 : 1) {
         const auto multiply = [&](const V(&codes)[NV], const std::int32_t* x) __attribute__((always_inline)) {
 #pragma GCC unroll 16
@@ -160,7 +186,7 @@ inline void int8_tile(std::int64_t blocks, const std::int32_t* a, const Block* p
         for (int v = 0; v < NV; ++v) sum[r][v] = Float::fma(d[v] * Float::broadcast(scale[r]), dot[r][v].to_float(), sum[r][v]);
     }
     if constexpr (Block::minimum) {
-      const float* total = reinterpret_cast<const float*>(a + 9 * ROWS);
+      const float* total = starts + b * ROWS;
       Float m[NV];
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) m[v] = load_scale<V>(block.m + 16 * (v0 + v));

@@ -13,11 +13,14 @@ struct AttentionRows;
 struct SoftmaxPart;
 
 struct KernelTable {
-  int tile_rows;   ///< rows that gemm_panel and bf16_panel take at a time; pack_rows() groups by it
-  int fused_rows;  ///< rows that quantised_rows takes
-  int int8_rows;   ///< rows that int8_panel takes at a time
+  int tile_rows;    ///< rows that gemm_panel and bf16_panel take at a time; pack_rows() groups by it
+  int fused_rows;   ///< rows that quantised_rows takes
+  int direct_rows;  ///< rows that direct_panel takes
+  int int8_rows;    ///< rows that int8_panel takes at a time
   void (*gemm_panel)(std::int64_t rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
                      int columns, const float* bias, bool load);
+  void (*direct_panel)(int rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
+                       int columns, bool load);
   /// As gemm_panel on pairs of bf16, k_count words; null where the processor has no such instruction.
   void (*bf16_panel)(std::int64_t rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
                      int columns, const float* bias, bool load);
@@ -29,6 +32,7 @@ struct KernelTable {
   void (*unpack_panel)(DType dtype, const void* panel, std::int64_t k0, std::int64_t k1, float* out);
   void (*unpack_pairs)(const void* panel, std::int64_t k0, std::int64_t k1, float* out);
   void (*unpack_int8)(DType dtype, const void* panel, std::int64_t k0, std::int64_t k1, float* out);
+  void (*int8_row)(DType dtype, const float* x, std::int64_t inputs, float* words);
   void (*bf16_pairs)(const float* in, std::int64_t count, float* out);
   void (*bf16_row)(const float* in, std::int64_t count, float* out);
   void (*bf16_round)(const float* in, std::int64_t count, float* out);

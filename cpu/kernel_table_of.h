@@ -26,14 +26,17 @@ constexpr KernelTable kernel_table_of() {
   KernelTable table{};
   table.tile_rows = V::tile_rows;
   table.fused_rows = V::fused_rows;
+  table.direct_rows = V::direct_rows;
   table.int8_rows = B::int8_rows;
   table.gemm_panel = gemm_panel<V>;
+  table.direct_panel = direct_panel<V>;
   table.int8_panel = int8_panel<B>;
   table.quantised_rows = quantised_rows<V>;
   table.transpose = transpose<V>;
   table.unpack_panel = unpack_panel<V>;
   table.unpack_pairs = unpack_pairs<V>;
   table.unpack_int8 = unpack_int8<B>;
+  table.int8_row = int8_row<V>;
   table.bf16_pairs = bf16_pairs<V>;
   table.bf16_row = bf16_row<V>;
   table.bf16_round = bf16_round<V>;

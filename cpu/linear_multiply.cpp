@@ -7,7 +7,6 @@
 #include "cpu/int8_kernel.h"
 #include "cpu/linear_pack.h"
 #include "cpu/matmul_pack.h"
-#include "cpu/quantise.h"
 #include "cpu/thread_pool.h"
 
 namespace expctr::cpu {
@@ -37,42 +36,19 @@ void pack_bf16(const KernelTable& table, const float* x, std::int64_t stride, st
   const auto convert = table.bf16_panel ? table.bf16_row : table.bf16_round;
   const std::int64_t floats = table.bf16_panel ? (count + 1) / 2 : count;
   for_tiles(rows, table.tile_rows, floats, out, [&](std::int64_t first, std::int64_t tile, float* to) {
-    float* row = reinterpret_cast<float*>(thread_scratch(sizeof(float) * tile * floats).data());
+    float* row = tile == 1 ? to : reinterpret_cast<float*>(thread_scratch(sizeof(float) * tile * floats).data());
     for (std::int64_t r = 0; r < tile; ++r) convert(x + (first + r) * stride, count, row + r * floats);
-    table.transpose(row, floats, tile, floats, to, tile);
+    if (tile > 1) table.transpose(row, floats, tile, floats, to, tile);
   });
 }
 
 /// Rows quantised for int8_panel, in its words.
 void pack_int8(const KernelTable& table, const PackedWeight& weight, const float* x, std::int64_t rows, float* out) {
-  const int parts = int8_parts(weight), words = int8_words(parts), offset = int8_offset(weight.dtype);
-  const std::int64_t blocks = (weight.inputs + 31) / 32;
-  for_tiles(rows, table.int8_rows, blocks * words, out, [&](std::int64_t first, std::int64_t tile, float* to) {
-    for (std::int64_t r = 0; r < tile; ++r) {
-      const float* row = x + (first + r) * weight.inputs;
-      auto* word = reinterpret_cast<std::int32_t*>(to) + r;
-      for (std::int64_t b = 0; b < blocks; ++b, word += words * tile) {
-        std::int32_t codes[32];
-        float part_of_block[32] = {};
-        const float* block = row + 32 * b;
-        if (weight.inputs - 32 * b < 32) {
-          std::copy_n(block, weight.inputs - 32 * b, part_of_block);
-          block = part_of_block;
-        }
-        const float scale = quantise_32(block, codes);
-        for (int q = 0; q < 8; ++q) {
-          std::uint32_t four = 0;
-          for (int j = 0; j < 4; ++j) four |= (static_cast<std::uint32_t>(codes[4 * q + j]) & 255u) << (8 * j);
-          word[q * tile] = static_cast<std::int32_t>(four);
-        }
-        word[8 * tile] = static_cast<std::int32_t>(bits_of_float(scale));
-        for (int part = 0; part < parts; ++part) {
-          std::int32_t sum = 0;
-          for (int i = 32 / parts * part; i < 32 / parts * (part + 1); ++i) sum += codes[i];
-          word[(9 + part) * tile] = offset == 0 ? static_cast<std::int32_t>(bits_of_float(scale * static_cast<float>(sum))) : -offset * sum;
-        }
-      }
-    }
+  const std::int64_t words = packed_input_floats(table, weight);
+  for_tiles(rows, table.int8_rows, words, out, [&](std::int64_t first, std::int64_t tile, float* to) {
+    float* row = tile == 1 ? to : reinterpret_cast<float*>(thread_scratch(sizeof(float) * tile * words).data());
+    for (std::int64_t r = 0; r < tile; ++r) table.int8_row(weight.dtype, x + (first + r) * weight.inputs, weight.inputs, row + r * words);
+    if (tile > 1) table.transpose(row, words, tile, words, to, tile);
   });
 }
 

@@ -1,6 +1,6 @@
 // Matrix products between dense operands.
-// float: A is packed into register tiles, B panel by panel into [k][32]; cpu/gemm_kernel.h multiplies. 2 M N K operations, bound by the
-// multiply-add units for M of a tile or more, by reading B below that. k is cut into chunks whose partial sums pass through c: a store and
+// float: A is packed into register tiles, B panel by panel into [k][32]; cpu/gemm_kernel.h multiplies. Few rows do not pay for packing B:
+// it is read where it lies. 2 M N K operations, bound by the multiply-add units for M of a tile or more, by reading B below that. k is cut into chunks whose partial sums pass through c: a store and
 // a load change no bit. double: a plain loop with the same order, for tests. alpha multiplies the elements of a (rounded) before the
 // products; accumulate starts the sum at c.
 #include "base/kernels/matmul.h"
@@ -69,9 +69,17 @@ void multiply(const MatMul& args, const Problem& p, std::int64_t batch) {
         for (std::int64_t i = begin; i < end; ++i) {
           const std::int64_t n0 = i / parts * panel_width, r0 = i % parts * part;
           const int columns = static_cast<int>(std::min<std::int64_t>(panel_width, p.n - n0));
-          pack_panel(table, b + k0 * p.b_k + n0 * p.b_column, p.b_k, p.b_column, count, columns, panel);
-          table.gemm_panel(std::min(part, rows - r0), count, packed + r0 * count, panel, panel_width, c + (m0 + r0) * p.n + n0, p.n, columns,
-                           nullptr, args.accumulate || k0 > 0);
+          const float* source = b + k0 * p.b_k + n0 * p.b_column;
+          float* out = c + (m0 + r0) * p.n + n0;
+          const bool load = args.accumulate || k0 > 0;
+          if (p.b_k == 1 && p.m <= table.direct_rows) {
+            table.direct_panel(static_cast<int>(rows), count, packed, source, p.b_column, out, p.n, columns, load);
+          } else if (p.b_column == 1 && p.m <= table.tile_rows && columns == panel_width) {
+            table.gemm_panel(rows, count, packed, source, p.b_k, out, p.n, columns, nullptr, load);
+          } else {
+            pack_panel(table, source, p.b_k, p.b_column, count, columns, panel);
+            table.gemm_panel(std::min(part, rows - r0), count, packed + r0 * count, panel, panel_width, out, p.n, columns, nullptr, load);
+          }
         }
       });
     }

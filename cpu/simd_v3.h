@@ -16,6 +16,7 @@ struct Floats {
   __m256 low, high;
 
   static constexpr int tile_rows = 6;     ///< rows of a matrix tile that fit the registers, with ...
+  static constexpr int direct_rows = 2;   ///< rows of a tile that reads an unpacked operand
   static constexpr int fused_rows = 4;    ///< rows of a tile that also unpacks its weights
   static constexpr int tile_vectors = 1;  ///< ... this many vectors of 16 columns
 
@@ -74,6 +75,40 @@ struct Floats {
     const __m256i all = _mm256_set1_epi32(255);
     return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.low, 8 * i), all)),
             _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.high, 8 * i), all))};
+  }
+
+  /// Rounded to bf16 (nearest, ties to even; not-a-number stays one).
+  Floats bf16() const { return {upper(bf16_bits(low)), upper(bf16_bits(high))}; }
+  void store_bf16(std::uint16_t* p) const {
+    const __m256i halves = _mm256_packus_epi32(_mm256_srli_epi32(bf16_bits(low), 16), _mm256_srli_epi32(bf16_bits(high), 16));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(halves, 0xD8));
+  }
+  /// Words of two bf16: `first` in the low halves.
+  static Floats bf16_pairs(Floats first, Floats second) {
+    const Floats above = second.bf16();
+    return {_mm256_castsi256_ps(_mm256_or_si256(_mm256_srli_epi32(bf16_bits(first.low), 16), _mm256_castps_si256(above.low))),
+            _mm256_castsi256_ps(_mm256_or_si256(_mm256_srli_epi32(bf16_bits(first.high), 16), _mm256_castps_si256(above.high)))};
+  }
+  Floats first_of_pair() const {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(low), 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(high), 16))};
+  }
+  Floats second_of_pair() const { return {upper(_mm256_castps_si256(low)), upper(_mm256_castps_si256(high))}; }
+  /// Whole numbers in [-128, 127] as bytes.
+  void store_i8(std::int8_t* p) const {
+    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(low), _mm256_cvtps_epi32(high));
+    const __m256i bytes = _mm256_permute4x64_epi64(words, 0xD8);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
+  }
+  /// The largest |x| of both as bits; not-a-number is above infinity.
+  static std::uint32_t largest_magnitude(Floats a, Floats b) {
+    const __m256i no_sign = _mm256_set1_epi32(0x7FFFFFFF);
+    const auto magnitude = [&](__m256 x) { return _mm256_and_si256(_mm256_castps_si256(x), no_sign); };
+    const __m256i eight = _mm256_max_epi32(_mm256_max_epi32(magnitude(a.low), magnitude(a.high)),
+                                           _mm256_max_epi32(magnitude(b.low), magnitude(b.high)));
+    const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+    return static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xB1))));
   }
 
   friend Floats operator+(Floats a, Floats b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
@@ -145,6 +180,14 @@ struct Floats {
       _mm256_storeu_ps(out + (4 + c) * out_stride, _mm256_permute2f128_ps(fours[c], fours[4 + c], 0x31));
     }
   }
+  static __m256i bf16_bits(__m256 x) {  // in the upper half of a lane
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i even = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(even, _mm256_set1_epi32(0x7FFF)));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    return _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+  }
+  static __m256 upper(__m256i x) { return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(0xFFFF0000u)))); }
   template <int i, int BITS>
   static __m256 code(__m256i low, __m256i high) {
     const __m256i above = _mm256_and_si256(_mm256_srli_epi32(high, BITS * i), _mm256_set1_epi32((1 << BITS) - 1));
