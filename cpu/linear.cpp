@@ -19,6 +19,11 @@ constexpr std::int64_t row_chunk = 96 * 12;
 }  // namespace
 
 template <>
+std::size_t scratch_bytes(const LinearFrozen&) {
+  return 0;
+}
+
+template <>
 void run(const LinearFrozen& args, Stream) {
   const PackedWeight& weight = args.weight;
   require_supported("LinearFrozen", weight.dtype, weight.mode);
