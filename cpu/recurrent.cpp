@@ -8,9 +8,10 @@
 
 #include "base/kernels/matmul.h"
 #include "cpu/arguments.h"
-#include "cpu/recurrent_cell.h"
-#include "cpu/step_product.h"
+#include "cpu/dispatch.h"
+#include "cpu/recurrent_cell_kernel.h"
 #include "cpu/run.h"
+#include "cpu/step_product.h"
 
 namespace expctr::cpu {
 namespace {
@@ -125,17 +126,12 @@ void require_common(const char* op, const Args& args) {
   }
 }
 
-/// Calls body(integral constant of the cell).
-template <class Body>
-void with_cell(RecurrentCell cell, Body body) {
-  switch (cell) {
-    case RecurrentCell::gru:
-      return body(std::integral_constant<RecurrentCell, RecurrentCell::gru>{});
-    case RecurrentCell::augru:
-      return body(std::integral_constant<RecurrentCell, RecurrentCell::augru>{});
-    case RecurrentCell::lstm:
-      return body(std::integral_constant<RecurrentCell, RecurrentCell::lstm>{});
-  }
+template <class T>
+CellSteps<T> steps_of(RecurrentCell cell) {
+  if constexpr (std::is_same_v<T, double>)
+    return cell_steps<OneDouble, double>(static_cast<int>(cell));
+  else
+    return (active_isa() == Isa::avx512 ? cell_steps_avx512 : cell_steps_v3)[static_cast<int>(cell)];
 }
 
 template <class T>
@@ -146,7 +142,7 @@ void copy_or_zero(const View& view, std::int64_t row, std::int64_t width, T* to)
     std::copy_n(view.as<const T>() + row * width, width, to);
 }
 
-/// See gru_step.
+/// See CellForward::bias.
 template <class T>
 void gather_bias(const RecurrentForward& args, const Extents& e, T* bias) {
   const T *input = args.bias_input.as<const T>(), *hidden = args.bias_hidden.as<const T>();
@@ -159,7 +155,7 @@ void gather_bias(const RecurrentForward& args, const Extents& e, T* bias) {
   }
 }
 
-template <RecurrentCell Cell, class T>
+template <class T>
 void forward(const RecurrentForward& args, const Extents& e) {
   Pieces pieces(args.scratch.data);
   ForwardScratch<T> scratch(pieces, e);
@@ -167,6 +163,8 @@ void forward(const RecurrentForward& args, const Extents& e) {
   order.fill(args.lengths, e.batch);
   gather_bias(args, e, scratch.bias);
   const StepProduct<T> product(args.weight.as<const T>(), 1, e.hidden, e.hidden, e.gate_columns(), scratch.weights);
+  const CellSteps<T> steps = steps_of<T>(args.cell);
+  const bool is_lstm = args.cell == RecurrentCell::lstm, weighted = args.cell == RecurrentCell::augru;
   const std::int64_t tile = e.tile(), width = e.hidden, columns = e.gate_columns();
   parallel_for((e.batch + tile - 1) / tile, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t piece = begin; piece < end; ++piece) {
@@ -190,20 +188,17 @@ void forward(const RecurrentForward& args, const Extents& e) {
             std::fill_n(state, width, T(0));
             continue;
           }
-          const T* projected = args.projected.as<const T>() + step * columns;
-          T* saved = args.saved.data == nullptr ? nullptr : args.saved.as<T>() + step * 4 * width;
-          if constexpr (Cell == RecurrentCell::lstm)
-            lstm_step(width, projected, products + i * columns, scratch.bias, h + i * width, c + i * width, saved,
-                      args.cells.as<T>() + (saved == nullptr ? 0 : step * width));
-          else
-            gru_step<Cell>(width, projected, products + i * columns, scratch.bias,
-                           Cell == RecurrentCell::augru ? args.attention.as<const T>()[step] : T(1), h + i * width, saved);
+          const bool keep = args.saved.data != nullptr;
+          steps.forward({width, args.projected.as<const T>() + step * columns, products + i * columns, scratch.bias,
+                         weighted ? args.attention.as<const T>()[step] : T(1), h + i * width, c + i * width,
+                         keep ? args.saved.as<T>() + step * 4 * width : nullptr,
+                         keep && is_lstm ? args.cells.as<T>() + step * width : nullptr});
           std::copy_n(h + i * width, width, state);
         }
       }
       for (std::int64_t i = 0; i < count; ++i) {
         std::copy_n(h + i * width, width, args.last.as<T>() + rows[i] * width);
-        if (Cell == RecurrentCell::lstm) std::copy_n(c + i * width, width, args.last_cell.as<T>() + rows[i] * width);
+        if (is_lstm) std::copy_n(c + i * width, width, args.last_cell.as<T>() + rows[i] * width);
       }
     }
   });
@@ -215,15 +210,16 @@ void add(const T* from, std::int64_t n, T* to) {
 }
 
 /// The rows of one task, from the last time step to the first.
-template <RecurrentCell Cell, class T>
+template <class T>
 void backward_rows(const RecurrentBackward& args, const Extents& e, const BackwardScratch<T>& scratch, const StepProduct<T>& product,
                    const std::int32_t* rows, std::int64_t count) {
-  constexpr bool is_lstm = Cell == RecurrentCell::lstm;
+  const CellSteps<T> steps = steps_of<T>(args.cell);
+  const bool is_lstm = args.cell == RecurrentCell::lstm, weighted = args.cell == RecurrentCell::augru;
   const Order& order = scratch.order;
   const std::int64_t width = e.hidden, columns = e.gate_columns();
-  const std::int64_t elements = count * (2 * width + columns) + 2 * width + StepProduct<T>::row_scratch(count, columns);
+  const std::int64_t elements = count * (2 * width + columns) + width + StepProduct<T>::row_scratch(count, columns);
   T* dh = reinterpret_cast<T*>(thread_scratch(static_cast<std::size_t>(elements) * sizeof(T)).data());
-  T *dc = dh + count * width, *gates = dc + count * width, *cell_before = gates + count * columns, *packed = cell_before + 2 * width;
+  T *dc = dh + count * width, *gates = dc + count * width, *cell_before = gates + count * columns, *packed = cell_before + width;
   for (std::int64_t i = 0; i < count; ++i) {
     copy_or_zero(args.dlast, rows[i], width, dh + i * width);
     copy_or_zero(args.dlast_cell, rows[i], width, dc + i * width);
@@ -239,25 +235,18 @@ void backward_rows(const RecurrentBackward& args, const Extents& e, const Backwa
         std::copy_n(args.states.as<const T>() + (step - 1) * width, width, before);
       else
         copy_or_zero(args.initial, rows[i], width, before);
-      const T* saved = args.saved.as<const T>() + step * 4 * width;
-      const T* candidate = nullptr;
-      if constexpr (is_lstm) {
-        const T* cells = args.cells.as<const T>() + step * width;
-        if (t == 0) copy_or_zero(args.initial_cell, rows[i], width, cell_before);
-        lstm_step_backward(width, saved, cells, t == 0 ? cell_before : cells - width, dhi, dc + i * width, gi);
-        candidate = gi + 3 * width;
-      } else {
-        T* dn = scratch.candidates + kept * width;
-        const T attention = Cell == RecurrentCell::augru ? args.attention.as<const T>()[step] : T(1);
-        const double dattention = gru_step_backward<Cell>(width, saved, before, attention, dhi, gi, dn);
-        if (Cell == RecurrentCell::augru && args.dattention.data != nullptr) args.dattention.as<T>()[step] += static_cast<T>(dattention);
-        candidate = dn;
-      }
+      const T* cells = is_lstm ? args.cells.as<const T>() + step * width : nullptr;
+      if (is_lstm && t == 0) copy_or_zero(args.initial_cell, rows[i], width, cell_before);
+      T* candidate = is_lstm ? nullptr : scratch.candidates + kept * width;
+      const T dattention =
+          steps.backward({width, args.saved.as<const T>() + step * 4 * width, before, cells, is_lstm && t > 0 ? cells - width : cell_before,
+                          weighted ? args.attention.as<const T>()[step] : T(1), dhi, dc + i * width, gi, candidate});
+      if (weighted && args.dattention.data != nullptr) args.dattention.as<T>()[step] += dattention;
       std::copy_n(gi, columns, scratch.gates + kept * columns);
       if (args.dprojected.data != nullptr) {
         T* to = args.dprojected.as<T>() + step * columns;
         add(gi, columns - width, to);
-        add(candidate, width, to + columns - width);
+        add(is_lstm ? gi + columns - width : candidate, width, to + columns - width);
       }
     }
     if (active > 0) product.multiply(active, gates, dh, true, packed);
@@ -290,7 +279,7 @@ View matrix(const T* data, std::int64_t rows, std::int64_t columns) {
   return view;
 }
 
-template <RecurrentCell Cell, class T>
+template <class T>
 void backward(const RecurrentBackward& args, const Extents& e) {
   Pieces pieces(args.scratch.data);
   BackwardScratch<T> scratch(pieces, e);
@@ -301,7 +290,7 @@ void backward(const RecurrentBackward& args, const Extents& e) {
     const StepProduct<T> product(args.weight.as<const T>(), width, 1, columns, width, scratch.weights);
     parallel_for((e.batch + tile - 1) / tile, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t piece = begin; piece < end; ++piece)
-        backward_rows<Cell, T>(args, e, scratch, product, order.row + piece * tile, std::min(tile, e.batch - piece * tile));
+        backward_rows(args, e, scratch, product, order.row + piece * tile, std::min(tile, e.batch - piece * tile));
     });
   }
   if (args.dweight.data != nullptr && steps > 0)
@@ -309,7 +298,7 @@ void backward(const RecurrentBackward& args, const Extents& e) {
         Stream{});
   if (args.dbias_hidden.data != nullptr) add_columns(scratch.gates, steps, columns, columns, args.dbias_hidden.as<T>());
   if (args.dbias_input.data != nullptr) {
-    const bool apart = Cell != RecurrentCell::lstm;
+    const bool apart = args.cell != RecurrentCell::lstm;
     add_columns(scratch.gates, steps, columns, apart ? 2 * width : columns, args.dbias_input.as<T>());
     if (apart) add_columns(scratch.candidates, steps, width, width, args.dbias_input.as<T>() + 2 * width);
   }
@@ -341,8 +330,7 @@ void run(const RecurrentForward& args, Stream) {
                   args.cell != RecurrentCell::lstm || args.saved.data == nullptr);
   require_scratch(op, args.scratch, scratch_bytes(args));
   if (e.batch * e.hidden == 0) return;
-  with_floating(args.states.dtype,
-                [&](auto zero) { with_cell(args.cell, [&](auto cell) { forward<cell.value, decltype(zero)>(args, e); }); });
+  with_floating(args.states.dtype, [&](auto zero) { forward<decltype(zero)>(args, e); });
 }
 
 /// The order of the rows, packed weights, and gradients of the gates and states before them for every step.
@@ -373,8 +361,7 @@ void run(const RecurrentBackward& args, Stream) {
   require_extents(op, "dinitial_cell", args.dinitial_cell, args.states, {e.batch, e.hidden});
   require_scratch(op, args.scratch, scratch_bytes(args));
   if (e.batch * e.hidden == 0) return;
-  with_floating(args.states.dtype,
-                [&](auto zero) { with_cell(args.cell, [&](auto cell) { backward<cell.value, decltype(zero)>(args, e); }); });
+  with_floating(args.states.dtype, [&](auto zero) { backward<decltype(zero)>(args, e); });
 }
 
 template <>

@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(block_threads, 2) nearest_f32_kernel(NearestPo
 constexpr int bf16_depth = 64, bf16_code_stride = bf16_depth + 8, most_bf16_width = 896;
 
 __host__ __device__ constexpr int bf16_row_stride(std::int64_t width) {
-  return static_cast<int>((width + bf16_depth - 1) / bf16_depth * bf16_depth + 8);
+  return static_cast<int>((width < 1 ? 1 : (width + bf16_depth - 1) / bf16_depth) * bf16_depth + 8);
 }
 constexpr std::size_t nearest_bf16_shared(std::int64_t width) {
   return static_cast<std::size_t>(nearest_rows * bf16_row_stride(width) + 2 * nearest_codes * bf16_code_stride) * 2 +

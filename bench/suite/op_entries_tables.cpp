@@ -6,9 +6,7 @@
 #include "engine/ops/batch_norm.h"
 #include "engine/ops/embedding_rows.h"
 #include "engine/ops/layout.h"
-#include "engine/ops/nearest.h"
 #include "engine/ops/optim_tables.h"
-#include "engine/ops/recurrent.h"
 #include "engine/ops/reduce_extreme.h"
 #include "engine/ops/segment.h"
 #include "engine/ops/softmax.h"
@@ -139,57 +137,6 @@ OpAtSize padding_at_size(const OpPlace& place, bool pad) {
                  });
 }
 
-enum class Recurrence { gru, augru, aigru, lstm };
-
-OpAtSize recurrent_at_size(const OpPlace& place, Recurrence kind) {
-  const std::int64_t batch = scaled(place, 2048), gates = kind == Recurrence::lstm ? 4 : 3, hidden = width;
-  std::vector<std::int32_t> lengths;
-  for (std::int64_t b = 0; b < batch; ++b) lengths.push_back(static_cast<std::int32_t>(1 + (7 * b) % history));
-  const double steps = static_cast<double>(batch * history);
-  const double flops = 2.0 * steps * static_cast<double>(gates * hidden * 2 * hidden),
-               bytes = activation_bytes(place) * steps * static_cast<double>(2 * hidden);
-  std::vector<Tensor> operands = {trained(activation(place, "x", {batch, history, hidden})),
-                                  trained(parameter(place, "w", {gates * hidden, hidden}, -0.2, 0.2)),
-                                  trained(parameter(place, "u", {gates * hidden, hidden}, -0.2, 0.2)), ids(place, lengths)};
-  if (kind == Recurrence::augru || kind == Recurrence::aigru)
-    operands.push_back(trained(activation(place, "attention", {batch, history}, 0, 1)));
-  return {fmt::format("{} x {} x {}", batch, history, hidden),
-          {bytes, flops},
-          {2 * bytes, 2 * flops},
-          std::move(operands),
-          [kind](Operands in) {
-            const RecurrentWeights weights{in[1], in[2], {}, {}};
-            switch (kind) {
-              case Recurrence::gru:
-                return gru(in[0], weights, in[3]).all;
-              case Recurrence::augru:
-                return augru(in[0], weights, in[4], in[3]).all;
-              case Recurrence::aigru:
-                return aigru(in[0], weights, in[4], in[3]).all;
-              case Recurrence::lstm:
-                break;
-            }
-            return lstm(in[0], weights, in[3]).all;
-          }};
-}
-
-OpAtSize mask_padding_at_size(const OpPlace& place) {
-  const std::int64_t batch = scaled(place, 2048);
-  std::vector<std::int32_t> lengths;
-  for (std::int64_t b = 0; b < batch; ++b) lengths.push_back(static_cast<std::int32_t>(1 + (7 * b) % history));
-  return on_rows(place, width, {trained(activation(place, "x", {batch, history, width})), ids(place, lengths)}, 2, 3,
-                 [](Operands in) { return mask_padding(in[0], in[1]); });
-}
-
-OpAtSize nearest_at_size(const OpPlace& place) {
-  const std::int64_t rows = scaled(place, 8192), codes = scaled(place, 4096);
-  return {fmt::format("{} of {} codes, {} wide", rows, codes, width),
-          {activation_bytes(place) * static_cast<double>((rows + codes) * width), 2.0 * static_cast<double>(rows * codes * width)},
-          {},
-          {activation(place, "x", {rows, width}), activation(place, "codes", {codes, width})},
-          [](Operands in) { return nearest(in[0], in[1], 4).distances; }};
-}
-
 OpAtSize extreme_at_size(const OpPlace& place, std::function<Tensor(Operands)> run, double moves) {
   return on_rows(place, 576, {rows_of(place, 8192, 576)}, 1, moves, std::move(run));
 }
@@ -280,12 +227,6 @@ std::vector<OpEntry> table_op_entries() {
   add("scatter_rows", scatter_rows_at_size);
   add("pad_rows", [](const OpPlace& p) { return padding_at_size(p, true); });
   add("pack_rows", [](const OpPlace& p) { return padding_at_size(p, false); });
-  add("gru", [](const OpPlace& p) { return recurrent_at_size(p, Recurrence::gru); });
-  add("augru", [](const OpPlace& p) { return recurrent_at_size(p, Recurrence::augru); });
-  add("aigru", [](const OpPlace& p) { return recurrent_at_size(p, Recurrence::aigru); });
-  add("lstm", [](const OpPlace& p) { return recurrent_at_size(p, Recurrence::lstm); });
-  add("mask_padding", mask_padding_at_size);
-  add("nearest", nearest_at_size);
   add(
       "sgd_update",
       [](const OpPlace& p) {
