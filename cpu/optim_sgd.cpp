@@ -5,7 +5,7 @@
 namespace expctr::cpu {
 
 template <>
-void run(const Sgd& args, Stream) {
+void run(const SgdUpdate& args, Stream) {
   for (int t = 0; t < args.count; ++t) {
     const SgdTensor& tensor = args.tensors[t];
     require_alike("sgd", {{"parameter", tensor.parameter}, {"gradient", tensor.gradient}});

@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(block_threads) clip_values_kernel(const __grid
 }  // namespace
 
 template <>
-void run(const Sgd& args, Stream stream) {
+void run(const SgdUpdate& args, Stream stream) {
   const bool momentum = args.momentum != 0;
   const SgdStep step{DeviceScale("sgd", args.scale),          static_cast<float>(args.learning_rate),
                      static_cast<float>(args.weight_decay),   static_cast<float>(args.momentum),

@@ -9,7 +9,7 @@ namespace expctr {
 /// min(1, most / (sqrt(squared_norm) + 1e-6)), so that clipping does not wait for the device.   Source: torch.nn.utils.clip_grad_norm_.
 struct GradientScale {
   double factor = 1.0, most = 0.0;
-  View squared_norm;
+  View squared_norm = {};
 };
 
 struct SgdTensor {
@@ -18,7 +18,7 @@ struct SgdTensor {
 };
 /// g = scale gradient + weight_decay p;  u = momentum u + g;  p -= lr (nesterov ? g + momentum u : u); without momentum p -= lr g.
 /// Source: torch.optim.SGD (dampening 0).
-struct Sgd {
+struct SgdUpdate {
   double learning_rate, momentum, weight_decay;
   bool nesterov;
   GradientScale scale;

@@ -63,10 +63,17 @@ Tensor record_gather(const char* op, const GatherPlan& plan) {
   return record(op, plan.y, plan.tables,
                 [lists = plan.lists, spaces = plan.spaces, space_of_list = plan.space_of_list, places = plan.places,
                  tables = plan.tables](const Tensor& dy, const GradientSlots& d) {
-                  std::vector<Tensor> targets;
-                  for (std::size_t s = 0; s < tables.size(); ++s) targets.push_back(d[s]);
-                  const std::vector<std::int64_t> none(tables.size(), 0);
-                  reduce_rows(dy, sort_ids(spaces, lists, space_of_list), places, targets, none);
+                  std::vector<Tensor> dense(tables.size());
+                  std::vector<std::int64_t> widths(tables.size(), 0);
+                  for (std::size_t s = 0; s < tables.size(); ++s) {
+                    if (tables[s].wants_row_gradient())
+                      widths[s] = tables[s].dim(1);
+                    else
+                      dense[s] = d[s];
+                  }
+                  const std::vector<RowGradient> rows = reduce_rows(dy, sort_ids(spaces, lists, space_of_list), places, dense, widths);
+                  for (std::size_t s = 0; s < tables.size(); ++s)
+                    if (widths[s] > 0) accumulate_row_gradient(tables[s], rows[s]);
                 });
 }
 
@@ -154,7 +161,7 @@ std::vector<RowGradient> reduce_rows(const Tensor& dy, const SortedIds& sorted, 
       // On the device the number of ids is not known here: reading it would wait for the sort.
       const int space = static_cast<int>(s);
       const std::int64_t room = counts.empty() ? sorted.entries(space) : counts[s];
-      result[s] = {sorted.unique.slice_rows(sorted.base(space), room), Tensor::empty({room, widths[s]}, dy.dtype(), dy.device())};
+      result[s] = {sorted.unique.slice_rows(sorted.base(space), room), Tensor::empty({room, widths[s]}, dy.dtype() == DType::f64 ? DType::f64 : DType::f32, dy.device())};
       targets[s].rows = result[s].rows;
     }
   }

@@ -59,7 +59,7 @@ void sgd_update(std::span<const SgdSlot> slots, const SgdOptions& options, const
     if (options.momentum != 0.0) require_shape("sgd_update", "velocity", slot.velocity, slot.parameter.shape());
     tensors.push_back({slot.parameter, slot.gradient, slot.velocity});
   }
-  run(slots[0].parameter.device(), Sgd{options.learning_rate, options.momentum, options.weight_decay, options.nesterov, scale_of(scale),
+  run(slots[0].parameter.device(), SgdUpdate{options.learning_rate, options.momentum, options.weight_decay, options.nesterov, scale_of(scale),
                                        tensors.data(), static_cast<int>(tensors.size())});
 }
 

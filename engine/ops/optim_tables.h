@@ -14,7 +14,7 @@ namespace expctr {
 /// + 1e-6)): clipping that does not wait for the device.
 struct GradientFactor {
   double factor = 1.0, most = 0.0;
-  Tensor squared_norm;
+  Tensor squared_norm = {};
 };
 
 struct SgdOptions {
@@ -25,7 +25,7 @@ struct SgdSlot {
   Tensor parameter, gradient;
   Tensor velocity;  ///< undefined without momentum; starts as zeros
 };
-/// One step of gradient descent in place. Formula: Sgd in base/kernels/optim_tables.h. Throws ShapeError.
+/// One step of gradient descent in place. Formula: SgdUpdate in base/kernels/optim_tables.h. Throws ShapeError.
 void sgd_update(std::span<const SgdSlot> slots, const SgdOptions& options, const GradientFactor& scale = {});
 
 /// A parameter with a dense gradient or, for a table [rows, width], one by rows; and lambda of (lambda / 2) |parameter|^2 in the loss.

@@ -6,7 +6,9 @@
 #include <map>
 
 #include "base/philox.h"
+#include "engine/autograd/tape.h"
 #include "engine/core/build_info.h"
+#include "engine/ops/embedding.h"
 #include "tests/ops/op_cases.h"
 
 using namespace expctr;
@@ -215,4 +217,57 @@ OP_CASES(reduce_rows) {
         reduce_rows(Tensor::zeros({5}), sorted, std::vector<ListPlace>{{0, 2}}, std::vector<Tensor>{Tensor()}, std::vector<std::int64_t>{2});
       },
       "reduce_rows: dy is shorter than the lists reach");
+}
+
+namespace {
+
+std::vector<double> values_of(const Tensor& tensor) {
+  const std::vector<float> values = tensor.to_vector<float>();
+  return {values.begin(), values.end()};
+}
+
+// The gradient of a table as dense values, whichever it keeps.
+std::vector<double> dense_gradient(const Tensor& table) {
+  if (!table.wants_row_gradient()) return values_of(table.gradient());
+  const RowGradient g = table.row_gradient();
+  const auto ids = g.ids.to_vector<std::int32_t>();
+  const std::vector<double> rows = values_of(g.rows);
+  const std::size_t width = static_cast<std::size_t>(table.dim(1));
+  std::vector<double> dense(static_cast<std::size_t>(table.size()));
+  for (std::size_t k = 0; k < ids.size() && ids[k] != no_row; ++k) std::copy_n(rows.begin() + static_cast<std::ptrdiff_t>(k * width), width, dense.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(ids[k]) * width));
+  return dense;
+}
+
+}  // namespace
+
+TEST_CASE("a gradient by rows is the dense one without its zero rows, from one look-up, from many, and merged from several") {
+  std::vector<Device> devices = {cpu_device};
+  if constexpr (has_cuda) devices.push_back({DeviceType::cuda, 0});
+  for (const Device device : devices) {
+    std::vector<double> gradient[2][2];
+    for (const bool by_rows : {false, true}) {
+      const auto table = [&](const Shape& shape, std::uint64_t seed) {
+        const Operand values = uniform(shape, -1.0, 1.0, seed);
+        Tensor t = Tensor::of(std::vector<float>(values.values.begin(), values.values.end()), shape, device);
+        return by_rows ? t.require_row_gradient() : t.require_gradient();
+      };
+      const Tensor a = table({60, 4}, 1), b = table({9, 3}, 2);
+      const auto list = [&](std::int64_t n, std::int64_t rows, std::uint32_t seed) { return Tensor::of(ids_below(n, rows, seed), {n}, device); };
+      Tape tape;
+      std::vector<Tensor> y = gather_many(std::vector<Lookup>{{a, list(70, 60, 1), 7}, {b, list(11, 9, 2)}, {a, list(20, 60, 3), 7}});
+      y.push_back(gather(a, list(15, 60, 4), 7));                                                       // merged with the one before
+      y.push_back(gather_columns(std::vector<Lookup>{{b, list(13, 9, 5)}, {b, list(13, 9, 6)}}));
+      std::vector<Tensor> dy;
+      for (const Tensor& each : y) {
+        const Operand values = uniform(each.shape(), -1.0, 1.0, 9);
+        dy.push_back(Tensor::of(std::vector<float>(values.values.begin(), values.values.end()), each.shape(), device));
+      }
+      tape.backward(y, dy);
+      gradient[by_rows][0] = dense_gradient(a);
+      gradient[by_rows][1] = dense_gradient(b);
+      if (by_rows) CHECK(a.row_gradient().rows.dim(0) < 120);
+    }
+    for (const int t : {0, 1})
+      for (std::size_t i = 0; i < gradient[0][t].size(); ++i) CHECK(gradient[1][t][i] == doctest::Approx(gradient[0][t][i]).epsilon(1e-6));
+  }
 }
