@@ -4,7 +4,9 @@
 
 #include "base/error.h"
 #include "engine/autograd/tape.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/layout.h"
 
 namespace expctr {
 namespace {
@@ -18,6 +20,11 @@ std::vector<IdList> id_lists(std::span<const Tensor> lists, std::span<const int>
   return result;
 }
 
+// One memory, laid out in one way.
+bool same_table(const Tensor& a, const Tensor& b) {
+  return a.strided_view().data == b.strided_view().data && (!(a.shape() == b.shape()) || (a.stride(0) == b.stride(0) && a.stride(1) == b.stride(1)));
+}
+
 // The lists of a gather, with each table once.
 struct GatherPlan {
   std::vector<Tensor> tables, lists;
@@ -28,21 +35,23 @@ struct GatherPlan {
 
   GatherPlan(const char* op, std::span<const Lookup> lookups) {
     if (lookups.empty()) throw ShapeError(fmt::format("{}: no lookups", op));
+    std::vector<std::size_t> first;  // lookup of each table
     for (const Lookup& lookup : lookups) {
       require_rank(op, "table", lookup.table, 2);
       require_rank(op, "ids", lookup.ids, 1);
       if (lookup.table.dtype() != lookups[0].table.dtype() || lookup.table.device() != lookups[0].table.device())
         throw ShapeError(fmt::format("{}: tables of different types or on different devices", op));
       std::size_t s = 0;
-      while (s < tables.size() && tables[s].data() != lookup.table.data()) ++s;
+      while (s < tables.size() && !same_table(lookups[first[s]].table, lookup.table)) ++s;
       if (s == tables.size()) {
-        tables.push_back(lookup.table);
+        tables.push_back(dense(lookup.table));
         spaces.push_back({lookup.table.dim(0), -1});
+        first.push_back(static_cast<std::size_t>(&lookup - lookups.data()));
       } else {
         require_shape(op, "table", lookup.table, tables[s].shape());
       }
       spaces[s].frozen_row = lookup.frozen_row;
-      lists.push_back(lookup.ids);
+      lists.push_back(dense(lookup.ids));
       space_of_list.push_back(static_cast<int>(s));
     }
   }
@@ -92,6 +101,8 @@ std::int64_t SortedIds::base(int space) const {
 }
 
 std::vector<Tensor> gather_many(std::span<const Lookup> lookups) {
+  const Lookup nothing, &one = lookups.empty() ? nothing : lookups[0];
+  const OpScope scope("gather_many", one.table, one.ids);
   GatherPlan plan("gather_many", lookups);
   std::int64_t end = 0;
   for (std::size_t l = 0; l < plan.lists.size(); ++l) {
@@ -109,6 +120,8 @@ std::vector<Tensor> gather_many(std::span<const Lookup> lookups) {
 }
 
 Tensor gather_columns(std::span<const Lookup> lookups) {
+  const Lookup nothing, &one = lookups.empty() ? nothing : lookups[0];
+  const OpScope scope("gather_columns", one.table, one.ids);
   GatherPlan plan("gather_columns", lookups);
   const std::int64_t n = plan.lists[0].size();
   std::int64_t columns = 0;
@@ -124,6 +137,8 @@ Tensor gather_columns(std::span<const Lookup> lookups) {
 }
 
 SortedIds sort_ids(std::span<const IdSpace> spaces, std::span<const Tensor> lists, std::span<const int> space_of_list) {
+  const OpScope scope("sort_ids", lists);
+  if (!scope.dense()) return sort_ids(spaces, dense(lists), space_of_list);
   SortedIds sorted{{spaces.begin(), spaces.end()}, {lists.begin(), lists.end()}, {space_of_list.begin(), space_of_list.end()}, {}, {}, {}, {}, {}};
   if (lists.empty() || space_of_list.size() != lists.size()) throw ShapeError(fmt::format("sort_ids: {} lists, {} spaces named", lists.size(), space_of_list.size()));
   const Device device = lists[0].device();
@@ -147,6 +162,8 @@ SortedIds sort_ids(std::span<const IdSpace> spaces, std::span<const Tensor> list
 
 std::vector<RowGradient> reduce_rows(const Tensor& dy, const SortedIds& sorted, std::span<const ListPlace> place_of_list,
                                      std::span<const Tensor> tables, std::span<const std::int64_t> widths) {
+  const OpScope scope("reduce_rows", dy);
+  if (!scope.dense()) return reduce_rows(dense(dy), sorted, place_of_list, tables, widths);
   const std::size_t spaces = sorted.spaces.size();
   if (place_of_list.size() != sorted.lists.size() || tables.size() != spaces || widths.size() != spaces)
     throw ShapeError(fmt::format("reduce_rows: places of {} lists, {} tables and {} widths for {} lists and {} spaces", place_of_list.size(),
