@@ -4,7 +4,9 @@
 
 #include "base/error.h"
 #include "engine/autograd/tape.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/layout.h"
 
 namespace expctr {
 
@@ -25,6 +27,8 @@ void require_mask(const AttentionShape& shape, const AttentionKeyTensors& keys, 
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& sequence_offsets, const AttentionShape& shape,
                  const AttentionKeyTensors& keys) {
+  const OpScope scope("attention", q, k, v, sequence_offsets);
+  if (!scope.dense()) return attention(dense(q), dense(k), dense(v), dense(sequence_offsets), shape, keys);
   require_rank("attention", "q", q, 2);
   require_rank("attention", "k", k, 2);
   require_same_place("attention", q, k);
@@ -46,6 +50,10 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
 
 Tensor paged_attention(const Tensor& q, const Tensor& query_offsets, const Tensor& context_lengths, const Tensor& page_table, const Tensor& key_pages,
                        const Tensor& value_pages, const AttentionShape& shape) {
+  const OpScope scope("paged_attention", q, query_offsets, context_lengths, page_table, key_pages, value_pages);
+  if (!scope.dense()) {
+    return paged_attention(dense(q), dense(query_offsets), dense(context_lengths), dense(page_table), dense(key_pages), dense(value_pages), shape);
+  }
   require_rank("paged_attention", "page_table", page_table, 2);
   const Shape pages{key_pages.dim(0), attention_block, std::int64_t{shape.kv_heads} * shape.head_dim};
   require_shape("paged_attention", "q", q, {q.dim(0), std::int64_t{shape.heads} * shape.head_dim});
@@ -59,6 +67,12 @@ Tensor paged_attention(const Tensor& q, const Tensor& query_offsets, const Tenso
 }
 
 void store_keys_values(const Tensor& k, const Tensor& v, const Tensor& slots, const Tensor& key_pages, const Tensor& value_pages) {
+  const OpScope scope("store_keys_values", k, v, slots, key_pages, value_pages);
+  if (!scope.dense()) {
+    WrittenInPlace written;
+    store_keys_values(dense(k), dense(v), dense(slots), written(key_pages), written(value_pages));
+    return written.copy_back();
+  }
   require_shape("store_keys_values", "v", v, k.shape());
   require_shape("store_keys_values", "slots", slots, {k.dim(0)}, "one slot per token");
   require_shape("store_keys_values", "key_pages", key_pages, {key_pages.dim(0), attention_block, k.dim(1)});

@@ -208,6 +208,7 @@ OP_CASES(attention) {
 }
 
 OP_CASES(paged_attention) {
+  meaningless(DType::f64, "a cache holds what a model computed, f32 or bf16");
   struct Case {
     AttentionShape shape;
     std::vector<std::int32_t> query_offsets, context_lengths, page_table;
@@ -246,6 +247,7 @@ OP_CASES(paged_attention) {
 }
 
 OP_CASES(store_keys_values) {
+  meaningless(DType::f64, "a cache holds what a model computed, f32 or bf16");
   for (const bool values : {false, true}) {
     for (const auto& [tokens, width, pages] : {std::array<std::int64_t, 3>{1, 1, 1}, {0, 4, 1}, {5, 6, 3}, {33, 64, 2}}) {
       std::vector<std::int32_t> slots;
