@@ -3,12 +3,14 @@
 // block for 64 keys of a key-value head that visits the group's heads and their query tiles in order (dk, dv). Both compute the
 // probabilities again; the second works on transposed scores, so that its accumulators, too, become left factors in registers.
 // FLOPs a head: 3 products in the first launch, 4 in the second: 14 tokens^2 head_dim, half of it times (1 + 1 / n) when causal with tokens
-// = 64 n (1.06 at 1,024 tokens). One launch with all five products needs 10, but must add dq across blocks: with float atomics (not
-// deterministic) or partial sums of 4 tokens^2 head_dim / 64 bytes a head, as much as the scores that are to be avoided.
-// Bytes a head, requested: dq: q, dy, dq (read and written) once, 8 tokens head_dim; keys and values once a query tile, 4 head_dim x 64 x
-// tiles; dk, dv: keys, values and their gradients once, 12 tokens head_dim a key-value head; q and dy once a key tile, (4 head_dim + 8) x
-// 64 x tiles. Bound by tensor cores and shared memory alike, as the forward pass. Source: Dao 2023 (FlashAttention-2), its two loops as two
-// launches.
+// = 64 n (1.06 at 1,024 tokens). One launch with all five products needs 10, but must add dq across blocks, in a fixed order and in
+// float32: a pair of tiles then reads and writes 8 x 64 head_dim bytes more, 1,400 cycles of an SM's share of L2 (5.5 TB/s over 132 SMs
+// at 1.7 GHz: 24 bytes a cycle) at head_dim 64, where the 4 x 64 x 64 head_dim FLOPs that it saves take 510 (mma: 2,048 FLOPs a cycle and
+// SM). So: two. Bytes a head, requested: dq: q, dy, dq (read and written) once, 8 tokens head_dim; keys and values once a query tile, 4
+// head_dim x 64 x tiles; dk, dv: keys, values and their gradients once, 12 tokens head_dim a key-value head; q and dy once a key tile, (4
+// head_dim + 8) x 64 x tiles. Bound by tensor cores and shared memory alike, as the forward pass.
+//
+// Source: Dao 2023 (FlashAttention-2), its two loops as two launches.
 #include "cuda/attention_mma.cuh"
 #include "cuda/attention_mma.h"
 
@@ -77,22 +79,22 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_query_gradient_kernel(cons
     return;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32, head = static_cast<int>(blockIdx.y);
   const KeyRange range = args.sequences.range(sequence);
-  const std::int64_t q_stride = static_cast<std::int64_t>(args.heads) * args.head_dim,
-                     k_stride = static_cast<std::int64_t>(args.kv_heads) * args.head_dim,
-                     start = args.sequences.query_offsets[sequence] + first, q_start = start * q_stride + head * args.head_dim,
-                     k_start = args.sequences.key_offsets[sequence] * k_stride + head / (args.heads / args.kv_heads) * args.head_dim;
+  const int q_stride = args.heads * args.head_dim, k_stride = args.kv_heads * args.head_dim;
+  const std::int64_t start = args.sequences.query_offsets[sequence] + first, q_start = start * q_stride + head * args.head_dim,
+                     k_start =
+                         product(args.sequences.key_offsets[sequence], k_stride) + head / (args.heads / args.kv_heads) * args.head_dim;
   const int count = min(mma_rows, range.queries - first), key_begin = range.first(first) / other * other,
             key_end = range.end(first + count - 1);
   if (key_begin >= key_end) return;
   const auto copy_keys = [&](int stage, int block) {
     const std::uint32_t to = stages + static_cast<std::uint32_t>(stage) * 2 * other_bytes;
-    copy_rows<D, other>(to, key_end - block, args.head_dim, args.k, [&](int r) { return args.k + k_start + (block + r) * k_stride; });
-    copy_rows<D, other>(to + other_bytes, key_end - block, args.head_dim, args.v,
-                        [&](int r) { return args.v + k_start + (block + r) * k_stride; });
+    copy_rows<D, other>(to, key_end - block, args.head_dim, [&](int r) { return args.k + k_start + product(block + r, k_stride); });
+    copy_rows<D, other>(to + other_bytes, key_end - block, args.head_dim,
+                        [&](int r) { return args.v + k_start + product(block + r, k_stride); });
     close_copies();
   };
-  copy_rows<D, mma_rows>(q_tile, count, args.head_dim, args.q, [&](int r) { return args.q + q_start + r * q_stride; });
-  copy_rows<D, mma_rows>(dy_tile, count, args.head_dim, args.dy, [&](int r) { return args.dy + q_start + r * q_stride; });
+  copy_rows<D, mma_rows>(q_tile, count, args.head_dim, [&](int r) { return args.q + q_start + product(r, q_stride); });
+  copy_rows<D, mma_rows>(dy_tile, count, args.head_dim, [&](int r) { return args.dy + q_start + product(r, q_stride); });
   copy_keys(0, key_begin);
   const int place = 16 * warp + lane / 4, row = first + place;
   const int low[2] = {range.first(row), range.first(row + 8)}, high[2] = {range.end(row), range.end(row + 8)};
@@ -141,7 +143,7 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_query_gradient_kernel(cons
     add_weighted_rows_mma<D, other>(sums, ds, k_tile, lane);
   }
   write_rows<D, true>(
-      sums, count - 16 * warp, args.head_dim, lane, [&](int r) { return args.dq + q_start + (16 * warp + r) * q_stride; },
+      sums, count - 16 * warp, args.head_dim, lane, [&](int r) { return args.dq + q_start + product(16 * warp + r, q_stride); },
       [&](int) { return args.scale; });
 }
 
@@ -161,9 +163,9 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_key_gradient_kernel(const 
   const KeyRange range = args.sequences.range(sequence);
   const int count = min(mma_rows, range.keys - first);
   if (count <= 0) return;
-  const std::int64_t q_stride = static_cast<std::int64_t>(args.heads) * args.head_dim,
-                     k_stride = static_cast<std::int64_t>(args.kv_heads) * args.head_dim, start = args.sequences.query_offsets[sequence],
-                     k_start = (args.sequences.key_offsets[sequence] + first) * k_stride + kv_head * args.head_dim;
+  const int q_stride = args.heads * args.head_dim, k_stride = args.kv_heads * args.head_dim;
+  const std::int64_t start = args.sequences.query_offsets[sequence],
+                     k_start = product(args.sequences.key_offsets[sequence] + first, k_stride) + kv_head * args.head_dim;
   const int query_begin = range.first_query(first) / other * other, query_end = range.end_query(first + count - 1);
   if (query_begin >= query_end) return;
   const int blocks = (query_end - query_begin + other - 1) / other, steps = blocks * group;
@@ -172,8 +174,8 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_key_gradient_kernel(const 
     const int head = kv_head * group + step / blocks, block = query_begin + step % blocks * other, rows = query_end - block;
     const std::int64_t q_start = (start + block) * q_stride + head * args.head_dim;
     const std::uint32_t to = stages + static_cast<std::uint32_t>(stage) * 2 * other_bytes;
-    copy_rows<D, other>(to, rows, args.head_dim, args.q, [&](int r) { return args.q + q_start + r * q_stride; });
-    copy_rows<D, other>(to + other_bytes, rows, args.head_dim, args.dy, [&](int r) { return args.dy + q_start + r * q_stride; });
+    copy_rows<D, other>(to, rows, args.head_dim, [&](int r) { return args.q + q_start + product(r, q_stride); });
+    copy_rows<D, other>(to + other_bytes, rows, args.head_dim, [&](int r) { return args.dy + q_start + product(r, q_stride); });
     if (threadIdx.x < 2 * other) {
       const int r = static_cast<int>(threadIdx.x) % other;
       const bool inside = r < rows;
@@ -183,8 +185,8 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_key_gradient_kernel(const 
     }
     close_copies();
   };
-  copy_rows<D, mma_rows>(k_tile, count, args.head_dim, args.k, [&](int r) { return args.k + k_start + r * k_stride; });
-  copy_rows<D, mma_rows>(v_tile, count, args.head_dim, args.v, [&](int r) { return args.v + k_start + r * k_stride; });
+  copy_rows<D, mma_rows>(k_tile, count, args.head_dim, [&](int r) { return args.k + k_start + product(r, k_stride); });
+  copy_rows<D, mma_rows>(v_tile, count, args.head_dim, [&](int r) { return args.v + k_start + product(r, k_stride); });
   copy_queries(0, 0);
   wait_for_copies();
   __syncthreads();
@@ -244,7 +246,7 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_key_gradient_kernel(const 
   }
   const auto write = [&](const float(&sums)[D / 8][4], std::uint16_t* to, float factor) {
     write_rows<D, true>(
-        sums, count - 16 * warp, args.head_dim, lane, [&](int r) { return to + k_start + (16 * warp + r) * k_stride; },
+        sums, count - 16 * warp, args.head_dim, lane, [&](int r) { return to + k_start + product(16 * warp + r, k_stride); },
         [&](int) { return factor; });
   };
   if (args.dk != nullptr) write(dk, args.dk, args.scale);

@@ -27,8 +27,10 @@ void require_mask(const AttentionShape& shape, const AttentionKeyTensors& keys, 
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& sequence_offsets, const AttentionShape& shape,
                  const AttentionKeyTensors& keys) {
-  const OpScope scope("attention", q, k, v, sequence_offsets);
-  if (!scope.dense()) return attention(dense(q), dense(k), dense(v), dense(sequence_offsets), shape, keys);
+  const OpScope scope("attention", q, k, v, sequence_offsets, keys.offsets, keys.lengths, keys.prefixes);
+  if (!scope.dense()) {
+    return attention(dense(q), dense(k), dense(v), dense(sequence_offsets), shape, {dense(keys.offsets), dense(keys.lengths), dense(keys.prefixes)});
+  }
   require_rank("attention", "q", q, 2);
   require_rank("attention", "k", k, 2);
   require_same_place("attention", q, k);

@@ -190,7 +190,8 @@ TEST_CASE("attention and its gradients over packed sequences") {
   for (const Problem& p : problems) check_problem(p, DType::f32);
   for (const Problem& p : problems) check_problem(p, DType::bf16);
   for (const Problem& p : {Problem{{130, 1, 64}, {2, 1, 48, true, 0.15}}, Problem{{65, 70}, {2, 2, 80, false, 0.1}},
-                           Problem{{129}, {1, 1, 128, true, 0.1}}, Problem{{63, 66}, {4, 2, 16, true, 0.25}}})
+                           Problem{{129}, {1, 1, 128, true, 0.1}}, Problem{{63, 66}, {4, 2, 16, true, 0.25}},
+                           Problem{{330}, {3, 1, 64, true, 0.125}}, Problem{{200, 90}, {2, 1, 32, true, 0.2, 150}, 0, {420, 90}}})
     check_problem(p, DType::bf16);
 }
 

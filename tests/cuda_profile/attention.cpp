@@ -41,8 +41,7 @@ TEST_CASE("attention on tensor cores at 1,024 tokens: FLOPs, bytes and bank conf
     int capability, head_dim;
     bool causal;
   };
-  for (const Case& c :
-       {Case{80, 64, true}, Case{90, 64, true}, Case{90, 64, false}, Case{80, 32, true}, Case{80, 96, true}, Case{90, 128, true}}) {
+  for (const Case& c : {Case{80, 64, true}, Case{90, 64, true}, Case{90, 64, false}, Case{80, 96, true}, Case{90, 128, true}}) {
     CAPTURE(c.capability);
     CAPTURE(c.head_dim);
     CAPTURE(c.causal);
@@ -73,6 +72,39 @@ TEST_CASE("attention on tensor cores at 1,024 tokens: FLOPs, bytes and bank conf
     const KernelLaunch statistics = profile.only("statistics_kernel");
     CHECK(statistics.requested_bytes() <= static_cast<std::uint64_t>(2 * own + heads * tokens * 12) * 1.15);
     CHECK(statistics.bank_conflict_share() < 0.05);
+  }
+}
+
+TEST_CASE("attention in float32: every tile once, without bank conflicts") {
+  for (const int dim : {64, 128}) {
+    CAPTURE(dim);
+    const std::int64_t length = 256, heads = 2, blocks = length / attention_block, pairs = blocks * (blocks + 1) / 2;
+    const AttentionShape shape{2, 1, dim, true, 0.1};
+    const LaunchProfile profile = profile_launches(dim == 64 ? 80 : 90, [&] {
+      const auto random = [&](std::int64_t width, std::uint32_t seed) {
+        return DeviceTensor(random_floats(length * width, seed), {length, width});
+      };
+      const DeviceTensor q = random(heads * dim, 1), k = random(dim, 2), v = random(dim, 3), dy = random(heads * dim, 4),
+                         dq = random(heads * dim, 5), dk = random(dim, 6), dv = random(dim, 7),
+                         offsets(std::vector<std::int32_t>{0, static_cast<std::int32_t>(length)}, {2}),
+                         y = DeviceTensor::output({length, heads * dim}), log_sum = DeviceTensor::output({length, heads});
+      launch(AttentionForward{shape, q, k, v, offsets, y, log_sum});
+      launch(AttentionBackward{shape, q, k, v, offsets, y, log_sum, dy, dq, dk, dv, {}});
+    });
+    if (!profile.here) return skip_test(no_launch_profile);
+    const std::int64_t own = heads * length * dim * 4, other = heads * pairs * attention_block * dim * 4;
+    // Statistics are read by every lane that needs them: 16 words a thread for its 8 queries, or two by each of the 4 warps for a query.
+    const auto check = [&](const char* name, std::int64_t bytes, std::int64_t statistics) {
+      const KernelLaunch kernel = profile.only(name);
+      CAPTURE(kernel.kernel);
+      CHECK(kernel.requested_bytes() >= static_cast<std::uint64_t>(bytes));
+      CHECK(kernel.requested_bytes() <= static_cast<std::uint64_t>(bytes + statistics) + bookkeeping(kernel));
+      CHECK(kernel.bank_conflict_share() < 0.05);
+      CHECK(kernel.sector_efficiency() > 0.9);
+    };
+    check("::forward_kernel", 2 * own + heads * length * 4 + 2 * other, 0);
+    check("::query_gradient_kernel", 4 * own + 2 * other, heads * blocks * 128 * 64);
+    check("::key_gradient_kernel", length * dim * 4 * 6 + 2 * other, heads * pairs * attention_block * 8 * 4);
   }
 }
 
