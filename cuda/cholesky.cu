@@ -161,7 +161,7 @@ std::size_t packed_bytes(const char* kernel, std::int64_t n) {
 
 template <class Kernel>
 void allow(Kernel kernel, std::size_t bytes) {
-  if (bytes > 48 * 1024)
+  if (bytes + sizeof(float) > 48 * 1024)
     EXPCTR_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
 }
 

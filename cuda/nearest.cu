@@ -1,6 +1,6 @@
 // Nearest codes. A block owns 64 rows and passes over the whole codebook in tiles of 64 codes: a 64 x 64 tile of products (float on the
-// ordinary units; bf16 on mma.sync with the rows resident in shared memory and the codes arriving through cp.async), turned into
-// ||c||^2 - 2 x c in shared memory; then a warp keeps the k best of each of its eight rows in registers, sorted across its lanes: a
+// ordinary units; bf16 on mma.sync with the rows resident in shared memory and the codes arriving through cp.async) goes to shared memory;
+// then a warp turns it into ||c||^2 - 2 x c and keeps the k best of each of its eight rows in registers, sorted across its lanes: a
 // candidate that beats the k-th best is inserted by a ballot and a shift, in ascending order of index, so equal distances stay in that
 // order. 2 rows codes width FLOPs; the codebook is read rows / 64 times, from the L2 cache: bound by arithmetic.
 #include "base/kernels/nearest.h"

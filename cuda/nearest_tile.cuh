@@ -7,7 +7,7 @@
 
 namespace expctr::cuda {
 
-constexpr int nearest_rows = 64, nearest_codes = 64, score_stride = 72, rows_per_list_warp = nearest_rows / (block_threads / 32);
+constexpr int nearest_rows = 64, nearest_codes = 64, product_stride = 72, rows_per_list_warp = nearest_rows / (block_threads / 32);
 constexpr unsigned all_lanes = 0xFFFFFFFFu;
 
 template <class T>
@@ -62,17 +62,19 @@ struct SortedList {
   }
 };
 
-/// The warp's rows of a tile of scores; codes from `first` on, in ascending order.
-__device__ __forceinline__ void select(SortedList (&lists)[rows_per_list_warp], const float* scores, std::int64_t first, std::int64_t codes,
-                                       int k) {
+/// The warp's rows of a tile of products; codes from `first` on, in ascending order.
+__device__ __forceinline__ void select(SortedList (&lists)[rows_per_list_warp], const float* products, const float* lengths,
+                                       std::int64_t first, std::int64_t codes, int k) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  float length[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) length[half] = first + half * 32 + lane < codes ? lengths[first + half * 32 + lane] : INFINITY;
 #pragma unroll
   for (int i = 0; i < rows_per_list_warp; ++i) {
     float worst = lists[i].at(k - 1);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int column = half * 32 + lane;
-      const float score = first + column < codes ? scores[(warp * rows_per_list_warp + i) * score_stride + column] : INFINITY;
+      const float score = length[half] - 2 * products[(warp * rows_per_list_warp + i) * product_stride + half * 32 + lane];
       for (unsigned left = __ballot_sync(all_lanes, score < worst); left != 0; left &= left - 1) {
         const int source = __ffs(left) - 1;
         const float candidate = __shfl_sync(all_lanes, score, source);
@@ -134,7 +136,7 @@ __device__ __forceinline__ void load_transposed(const float* from, std::int64_t 
 /// Vector: rows start at multiples of 16 bytes.
 template <bool Vector>
 __global__ void __launch_bounds__(block_threads, 2) nearest_f32_kernel(NearestPointers<float> p) {
-  __shared__ __align__(16) float rows[f32_depth][64], codes[f32_depth][64], scores[nearest_rows * score_stride];
+  __shared__ __align__(16) float rows[f32_depth][64], codes[f32_depth][64], products[nearest_rows * product_stride];
   const int x = static_cast<int>(threadIdx.x) % 16 * 4, y = static_cast<int>(threadIdx.x) / 16 * 4;
   const std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * nearest_rows;
   SortedList lists[rows_per_list_warp];
@@ -156,15 +158,11 @@ __global__ void __launch_bounds__(block_threads, 2) nearest_f32_kernel(NearestPo
       }
       __syncthreads();
     }
-    float lengths[4];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) lengths[j] = first + x + j < p.codes ? p.lengths[first + x + j] : 0.0f;
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      *reinterpret_cast<float4*>(scores + (y + i) * score_stride + x) =
-          make_float4(lengths[0] - 2 * sums[i][0], lengths[1] - 2 * sums[i][1], lengths[2] - 2 * sums[i][2], lengths[3] - 2 * sums[i][3]);
+      *reinterpret_cast<float4*>(products + (y + i) * product_stride + x) = make_float4(sums[i][0], sums[i][1], sums[i][2], sums[i][3]);
     __syncthreads();
-    select(lists, scores, first, p.codes, p.k);
+    select(lists, products, p.lengths, first, p.codes, p.k);
     __syncthreads();
   }
   store_lists(lists, p, row0);
@@ -177,7 +175,7 @@ __host__ __device__ constexpr int bf16_row_stride(std::int64_t width) {
 }
 constexpr std::size_t nearest_bf16_shared(std::int64_t width) {
   return static_cast<std::size_t>(nearest_rows * bf16_row_stride(width) + 2 * nearest_codes * bf16_code_stride) * 2 +
-         nearest_rows * score_stride * sizeof(float);
+         nearest_rows * product_stride * sizeof(float);
 }
 
 /// 64 rows of 64 elements from `row0` and column `k0` on, zero outside, into shared memory; Vector: asynchronously, 16 bytes at a time.
@@ -210,6 +208,12 @@ __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
+/// As one access: the compiler takes vectors in shared memory apart, and single words at strides of two meet in their banks.
+__device__ __forceinline__ void store_pair(float* to, float first, float second) {
+  asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(to))), "f"(first), "f"(second)
+               : "memory");
+}
+
 /// Warps: four groups of 16 rows by two of 32 codes.
 template <bool Vector>
 __global__ void __launch_bounds__(block_threads, 1) nearest_bf16_kernel(NearestPointers<std::uint16_t> p) {
@@ -218,7 +222,7 @@ __global__ void __launch_bounds__(block_threads, 1) nearest_bf16_kernel(NearestP
             warp = static_cast<int>(threadIdx.x) / 32;
   std::uint16_t* rows = reinterpret_cast<std::uint16_t*>(bytes);
   std::uint16_t* codes = rows + nearest_rows * stride;
-  float* scores = reinterpret_cast<float*>(codes + 2 * nearest_codes * bf16_code_stride);
+  float* products = reinterpret_cast<float*>(codes + 2 * nearest_codes * bf16_code_stride);
   const int row_group = warp / 2 * 16, code_group = warp % 2 * 32;
   const std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * nearest_rows;
   for (int chunk = 0; chunk < chunks; ++chunk)
@@ -261,18 +265,14 @@ __global__ void __launch_bounds__(block_threads, 1) nearest_bf16_kernel(NearestP
       const std::int64_t first = step / chunks * nearest_codes;
 #pragma unroll
       for (int tile = 0; tile < 4; ++tile) {
-        const int column = code_group + tile * 8 + lane % 4 * 2;
-        const float low = first + column < p.codes ? p.lengths[first + column] : 0.0f,
-                    high = first + column + 1 < p.codes ? p.lengths[first + column + 1] : 0.0f;
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-          *reinterpret_cast<float2*>(scores + (row_group + lane / 4 + 8 * half) * score_stride + column) =
-              make_float2(low - 2 * sums[tile][2 * half], high - 2 * sums[tile][2 * half + 1]);
+        float* product = products + (row_group + lane / 4) * product_stride + code_group + tile * 8 + lane % 4 * 2;
+        store_pair(product, sums[tile][0], sums[tile][1]);
+        store_pair(product + 8 * product_stride, sums[tile][2], sums[tile][3]);
 #pragma unroll
         for (int i = 0; i < 4; ++i) sums[tile][i] = 0;
       }
       __syncthreads();
-      select(lists, scores, first, p.codes, p.k);
+      select(lists, products, p.lengths, first, p.codes, p.k);
     }
     __syncthreads();
   }

@@ -46,11 +46,11 @@ struct Parts {
 /// The recurrent weights as the kernels want them.
 std::int64_t forward_weight_bytes(const Extents& e, DType dtype) {
   const Bf16Extents b(static_cast<int>(e.hidden), 1);
-  return dtype == DType::bf16 ? fragment_bytes(e.gates * b.tiles, b.k_blocks) : e.columns() * e.hidden * 4;
+  return dtype == DType::bf16 ? fragment_bytes(e.gates * b.groups * 2, b.k_blocks) : e.columns() * e.hidden * 4;
 }
 std::int64_t backward_weight_bytes(const Extents& e, DType dtype) {
   const Bf16Extents b(static_cast<int>(e.hidden), static_cast<int>(e.gates));
-  return dtype == DType::bf16 ? fragment_bytes(b.tiles, e.gates * b.k_blocks) : 0;
+  return dtype == DType::bf16 ? fragment_bytes(b.groups * 2, e.gates * b.k_blocks) : 0;
 }
 
 struct BackwardParts {
@@ -83,11 +83,13 @@ __global__ void __launch_bounds__(block_threads) ones_kernel(std::int64_t n, T o
   if (i < n) out[i] = one;
 }
 
+constexpr std::int64_t static_shared = 2048;  // at least what the kernels declare themselves
+
 std::int64_t shared_limit() {
   int device = 0, bytes = 0;
   EXPCTR_CUDA_CHECK(cudaGetDevice(&device));
   EXPCTR_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  return bytes - 2048;  // what the kernels declare themselves
+  return bytes - static_shared;
 }
 
 /// launch(integral constant Resident, shared bytes): the weights beside `bytes` of state, or not.
@@ -102,10 +104,11 @@ void with_residence(const char* kernel, std::int64_t bytes, std::int64_t weight_
 }
 
 template <class Kernel, class... Args>
-void start(const char* name, Kernel kernel, unsigned blocks, std::size_t shared, Stream stream, Args... args) {
-  if (shared > 48 * 1024)
-    EXPCTR_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
-  kernel<<<blocks, recurrent_threads, shared, native(stream)>>>(args...);
+void start(const char* name, Kernel kernel, unsigned blocks, int threads, std::size_t shared, Stream stream, Args... args) {
+  if (shared + static_shared > 48 * 1024)
+    EXPCTR_CUDA_CHECK(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared + static_shared / 2)));
+  kernel<<<blocks, threads, shared, native(stream)>>>(args...);
   check_launch(name);
 }
 
@@ -122,10 +125,10 @@ void with_cell(RecurrentCell cell, Body body) {
 }
 
 template <class T>
-bool paired(std::int64_t hidden, std::initializer_list<const View*> views) {
-  bool pairs = hidden % 2 == 0;
-  for (const View* view : views) pairs = pairs && reinterpret_cast<std::uintptr_t>(view->data) % (2 * sizeof(T)) == 0;
-  return pairs;
+bool by_four(std::int64_t hidden, std::initializer_list<const View*> views) {
+  bool quads = hidden % 4 == 0;
+  for (const View* view : views) quads = quads && reinterpret_cast<std::uintptr_t>(view->data) % (4 * sizeof(T)) == 0;
+  return quads;
 }
 
 template <class T>
@@ -134,7 +137,7 @@ RecurrentPointers<T> pointers_of(const RecurrentForward& args, const Extents& e)
   p.batch = static_cast<int>(e.batch);
   p.time = static_cast<int>(e.time);
   p.hidden = static_cast<int>(e.hidden);
-  p.pairs = paired<T>(
+  p.quads = by_four<T>(
       e.hidden, {&args.projected, &args.initial, &args.initial_cell, &args.states, &args.last, &args.last_cell, &args.saved, &args.cells});
   p.projected = args.projected.as<const T>();
   p.attention = args.attention.as<const T>();
@@ -157,8 +160,8 @@ RecurrentPointers<T> pointers_of(const RecurrentBackward& args, const Extents& e
   p.batch = static_cast<int>(e.batch);
   p.time = static_cast<int>(e.time);
   p.hidden = static_cast<int>(e.hidden);
-  p.pairs = paired<T>(e.hidden, {&args.initial, &args.initial_cell, &args.states, &args.saved, &args.cells, &args.dstates, &args.dlast,
-                                 &args.dlast_cell, &args.dprojected, &args.dinitial, &args.dinitial_cell});
+  p.quads = by_four<T>(e.hidden, {&args.initial, &args.initial_cell, &args.states, &args.saved, &args.cells, &args.dstates, &args.dlast,
+                                  &args.dlast_cell, &args.dprojected, &args.dinitial, &args.dinitial_cell});
   p.attention = args.attention.as<const T>();
   p.initial = args.initial.as<const T>();
   p.initial_cell = args.initial_cell.as<const T>();
@@ -182,9 +185,9 @@ RecurrentPointers<T> pointers_of(const RecurrentBackward& args, const Extents& e
 template <bool Backward>
 void pack(const View& weight, const Extents& e, void* out, Stream stream) {
   const Bf16Extents b(static_cast<int>(e.hidden), 1);
-  const std::int64_t elements = e.gates * b.tiles * b.k_blocks * 32;
+  const std::int64_t elements = e.gates * b.groups * 2 * b.k_blocks * 32;
   pack_fragments_kernel<Backward><<<blocks_for(elements, recurrent_threads), recurrent_threads, 0, native(stream)>>>(
-      weight.as<const float>(), static_cast<int>(e.hidden), static_cast<int>(e.gates), b.tiles, b.k_blocks, elements,
+      weight.as<const float>(), static_cast<int>(e.hidden), static_cast<int>(e.gates), b.groups, b.k_blocks, elements,
       static_cast<uint4*>(out));
   check_launch("pack_fragments");
 }
@@ -200,8 +203,8 @@ void forward_f32(const RecurrentForward& args, const Extents& e, Stream stream) 
   with_cell(args.cell, [&](auto cell) {
     with_residence("recurrent", forward_shared_floats(args.cell, e.hidden, rows) * 4, e.columns() * e.hidden * 4,
                    [&](auto resident, std::size_t shared) {
-                     start("recurrent", recurrent_forward_kernel<cell.value, resident.value>, blocks_for(e.batch, rows), shared, stream, p,
-                           lanes);
+                     start("recurrent", recurrent_forward_kernel<cell.value, resident.value>, blocks_for(e.batch, rows), recurrent_threads,
+                           shared, stream, p, lanes);
                    });
   });
 }
@@ -212,10 +215,10 @@ void forward_bf16(const RecurrentForward& args, const Extents& e, Stream stream)
   p.weight = args.scratch.data;
   const Bf16Extents b(static_cast<int>(e.hidden), 1);
   with_cell(args.cell, [&](auto cell) {
-    with_residence("recurrent", bf16_forward_shared(args.cell, b), forward_weight_bytes(e, DType::bf16),
+    with_residence("recurrent", bf16_forward_shared(args.cell, b, e.hidden), forward_weight_bytes(e, DType::bf16),
                    [&](auto resident, std::size_t shared) {
                      start("recurrent", recurrent_forward_bf16_kernel<cell.value, resident.value>, blocks_for(e.batch, recurrent_rows),
-                           shared, stream, p);
+                           32 * b.warps(), shared, stream, p);
                    });
   });
 }
@@ -227,8 +230,8 @@ void backward_f32(const RecurrentBackward& args, const Extents& e, const Backwar
   with_cell(args.cell, [&](auto cell) {
     with_residence("recurrent_backward", backward_shared_floats(args.cell, e.hidden, rows) * 4, e.columns() * e.hidden * 4,
                    [&](auto resident, std::size_t shared) {
-                     start("recurrent_backward", recurrent_backward_kernel<cell.value, resident.value>, blocks_for(e.batch, rows), shared,
-                           stream, p, lanes);
+                     start("recurrent_backward", recurrent_backward_kernel<cell.value, resident.value>, blocks_for(e.batch, rows),
+                           recurrent_threads, shared, stream, p, lanes);
                    });
   });
 }
@@ -242,7 +245,7 @@ void backward_bf16(const RecurrentBackward& args, const Extents& e, const Backwa
     with_residence("recurrent_backward", bf16_backward_shared(args.cell, b), backward_weight_bytes(e, DType::bf16),
                    [&](auto resident, std::size_t shared) {
                      start("recurrent_backward", recurrent_backward_bf16_kernel<cell.value, resident.value>,
-                           blocks_for(e.batch, recurrent_rows), shared, stream, p);
+                           blocks_for(e.batch, recurrent_rows), 32 * b.warps(), shared, stream, p);
                    });
   });
 }

@@ -19,7 +19,7 @@ __device__ __forceinline__ void put(std::uint16_t* to, float value) { *to = bf16
 template <class T>
 struct RecurrentPointers {
   int batch, time, hidden;
-  bool pairs;  ///< elements 2 i and 2 i + 1 of every row may be moved together
+  bool quads;  ///< four neighbouring elements of every row may be moved together
   const T *projected, *attention, *initial, *initial_cell;
   const std::int32_t* lengths;
   const float *bias_input, *bias_hidden;
