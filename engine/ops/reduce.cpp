@@ -8,6 +8,7 @@
 #include "engine/autograd/tape.h"
 #include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/elementwise.h"
 #include "engine/ops/layout.h"
 
 namespace expctr {
@@ -49,9 +50,13 @@ Tensor squared_norm(std::span<const Tensor> tensors) {
   const OpScope scope("global_norm", tensors);
   if (!scope.dense()) return squared_norm(dense(tensors));
   if (tensors.empty()) throw ShapeError("squared_norm: no tensors", "pass at least one");
+  std::vector<Tensor> floats;  // the CPU's kernel takes no bf16, and a list of views is not converted on its way there
   std::vector<View> views;
-  views.reserve(tensors.size());
-  for (const Tensor& tensor : tensors) views.push_back(tensor.view());
+  for (const Tensor& tensor : tensors) {
+    const bool widened = tensor.dtype() == DType::bf16 && !tensor.device().is_cuda();
+    floats.push_back(widened ? convert(tensor.detached(), DType::f32) : tensor);
+    views.push_back(floats.back().view());
+  }
   Tensor total = Tensor::empty({1}, DType::f64, tensors[0].device());
   run(tensors[0].device(), SquaredNorm{views.data(), static_cast<int>(views.size()), total, {}});
   return total;
