@@ -2,6 +2,7 @@
 // once, FLOPs what the formula needs.
 #include <fmt/format.h>
 
+#include "bench/suite/op_entries_recurrent.h"
 #include "bench/suite/op_operands.h"
 #include "engine/ops/attention.h"
 #include "engine/ops/embedding.h"
@@ -276,6 +277,8 @@ std::vector<OpEntry> op_table() {
                       return convert(control, DType::f32);
                     }};
   });
+  for (OpEntry& entry : table_op_entries()) table.push_back(std::move(entry));
+  add_recurrent_entries(table);
   return table;
 }
 

@@ -10,23 +10,43 @@
 
 namespace expctr {
 
-Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& sequence_offsets, const AttentionShape& shape) {
-  const OpScope scope("attention", q, k, v, sequence_offsets);
-  if (!scope.dense()) return attention(dense(q), dense(k), dense(v), dense(sequence_offsets), shape);
+namespace {
+
+void require_mask(const AttentionShape& shape, const AttentionKeyTensors& keys, std::int64_t sequences) {
+  if (shape.window < 0 || (shape.window > 0 && !shape.causal))
+    throw ShapeError(fmt::format("attention: a window of {} keys over {} sequences", shape.window, shape.causal ? "causal" : "bidirectional"),
+                     "a window is at least 1 (0: none) and needs causal");
+  if (keys.prefixes.defined() && !shape.causal)
+    throw ShapeError("attention: prefix lengths of bidirectional sequences", "every query sees all keys there; leave the prefixes out");
+  if (keys.offsets.defined()) require_shape("attention", "key offsets", keys.offsets, {sequences + 1});
+  if (keys.lengths.defined()) require_shape("attention", "key lengths", keys.lengths, {sequences});
+  if (keys.prefixes.defined()) require_shape("attention", "prefix lengths", keys.prefixes, {sequences});
+}
+
+}  // namespace
+
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& sequence_offsets, const AttentionShape& shape,
+                 const AttentionKeyTensors& keys) {
+  const OpScope scope("attention", q, k, v, sequence_offsets, keys.offsets, keys.lengths, keys.prefixes);
+  if (!scope.dense()) {
+    return attention(dense(q), dense(k), dense(v), dense(sequence_offsets), shape, {dense(keys.offsets), dense(keys.lengths), dense(keys.prefixes)});
+  }
   require_rank("attention", "q", q, 2);
+  require_rank("attention", "k", k, 2);
   require_same_place("attention", q, k);
   require_same_place("attention", q, v);
   if (shape.kv_heads <= 0 || shape.heads % shape.kv_heads != 0) {
     throw ShapeError(fmt::format("attention: {} query heads, {} key-value heads", shape.heads, shape.kv_heads), "query heads are a multiple of key-value heads");
   }
   require_shape("attention", "q", q, {q.dim(0), std::int64_t{shape.heads} * shape.head_dim});
-  require_shape("attention", "k", k, {q.dim(0), std::int64_t{shape.kv_heads} * shape.head_dim});
+  require_shape("attention", "k", k, {keys.offsets.defined() ? k.dim(0) : q.dim(0), std::int64_t{shape.kv_heads} * shape.head_dim});
   require_shape("attention", "v", v, k.shape());
   require_rank("attention", "sequence_offsets", sequence_offsets, 1);
-  Tensor y = q.empty_like(), log_sum_exp = Tensor::empty({q.dim(0), shape.heads}, q.dtype(), q.device());
-  run(q.device(), AttentionForward{shape, q, k, v, sequence_offsets, y, log_sum_exp});
+  require_mask(shape, keys, sequence_offsets.dim(0) - 1);
+  Tensor y = q.empty_like(), log_sum_exp = Tensor::empty({q.dim(0), shape.heads}, q.dtype() == DType::f64 ? DType::f64 : DType::f32, q.device());
+  run(q.device(), AttentionForward{shape, q, k, v, sequence_offsets, y, log_sum_exp, keys});
   return record("attention", y, {q, k, v}, [=](const Tensor& dy, const GradientSlots& d) {
-    run(q.device(), AttentionBackward{shape, q, k, v, sequence_offsets, y.detached(), log_sum_exp, dy, d[0], d[1], d[2], {}});
+    run(q.device(), AttentionBackward{shape, q, k, v, sequence_offsets, y.detached(), log_sum_exp, dy, d[0], d[1], d[2], {}, keys});
   });
 }
 

@@ -47,15 +47,17 @@ Tensor segment_mean(const Tensor& x, const Tensor& offsets) {
 }
 
 Tensor squared_norm(std::span<const Tensor> tensors) {
-  const OpScope scope("global_norm", tensors);
+  const OpScope scope("squared_norm", tensors);
   if (!scope.dense()) return squared_norm(dense(tensors));
   if (tensors.empty()) throw ShapeError("squared_norm: no tensors", "pass at least one");
-  std::vector<Tensor> floats;  // the CPU's kernel takes no bf16, and a list of views is not converted on its way there
   std::vector<View> views;
+  views.reserve(tensors.size());
+  std::vector<Tensor> floats;  // the CPU kernel reads f32 and f64
   for (const Tensor& tensor : tensors) {
-    const bool widened = tensor.dtype() == DType::bf16 && !tensor.device().is_cuda();
-    floats.push_back(widened ? convert(tensor.detached(), DType::f32) : tensor);
-    views.push_back(floats.back().view());
+    if (tensor.dtype() == DType::bf16 && !tensor.device().is_cuda())
+      views.push_back(floats.emplace_back(convert(tensor.detached(), DType::f32)).view());
+    else
+      views.push_back(tensor.view());
   }
   Tensor total = Tensor::empty({1}, DType::f64, tensors[0].device());
   run(tensors[0].device(), SquaredNorm{views.data(), static_cast<int>(views.size()), total, {}});
