@@ -265,6 +265,7 @@ std::vector<OpEntry> op_table() {
   }).bf16 = false;
   add("sample_tokens", sampling_at_size).float64 = false;
   add("adamw_update", adamw_at_size).bf16 = false;
+  add_row_ops(table);
   return table;
 }
 
