@@ -156,14 +156,6 @@ OpAtSize where_at_size(const OpPlace& place) {
                  [](Operands in) { return where(in[2], in[0], in[1]); });
 }
 
-OpAtSize advance_step_at_size(const OpPlace& place) {
-  return {"[3]", {32, 0}, {}, {Tensor::of(std::vector<double>{6.25}, {1}, place.device)}, [](Operands in) {
-            const Tensor control = step_control(1e-3, 4, in[0].device());
-            advance_step(control, in[0], 1.0);
-            return control;
-          }};
-}
-
 Tensor zeros_like_parameter(const OpPlace& place, const Shape& shape) {
   return Tensor::zeros(shape, parameter(place, "p", {1}).dtype(), place.device);
 }
@@ -232,7 +224,6 @@ std::vector<OpEntry> table_op_entries() {
   });
   add("where", where_at_size);
   add("top_k", top_k_at_size);
-  add("advance_step", advance_step_at_size, false);
   add("segment_sum", [](const OpPlace& p) { return segments_at_size(p, false); });
   add("segment_max", [](const OpPlace& p) { return segments_at_size(p, true); });
   add("batch_norm", batch_norm_at_size);
