@@ -118,49 +118,62 @@ EXPCTR_HOST_DEVICE int nibble(const std::uint8_t* codes, int i) { return i < 16 
 /// Fifth bit of element i of 32, as 0 or 16.
 EXPCTR_HOST_DEVICE int fifth_bit(const std::uint8_t* high, int i) { return ((high[i >> 3] >> (i & 7)) & 1) << 4; }
 
+/// The stored code of element i, not negative: value = scale (code - offset) or scale code + minimum. q8_0: the signed code plus 128.
+EXPCTR_HOST_DEVICE int code_of(const BlockQ4_0& block, int i) { return nibble(block.codes, i); }
+EXPCTR_HOST_DEVICE int code_of(const BlockQ4_1& block, int i) { return nibble(block.codes, i); }
+EXPCTR_HOST_DEVICE int code_of(const BlockQ5_0& block, int i) { return nibble(block.codes, i) | fifth_bit(block.high, i); }
+EXPCTR_HOST_DEVICE int code_of(const BlockQ5_1& block, int i) { return nibble(block.codes, i) | fifth_bit(block.high, i); }
+EXPCTR_HOST_DEVICE int code_of(const BlockQ8_0& block, int i) { return block.codes[i] + 128; }
+EXPCTR_HOST_DEVICE int code_of(const BlockQ4_K& block, int i) {
+  const int byte = block.codes[(i >> 6) * 32 + (i & 31)];
+  return ((i >> 5) & 1) ? byte >> 4 : byte & 15;
+}
+EXPCTR_HOST_DEVICE int code_of(const BlockQ5_K& block, int i) {
+  const int g = i >> 5, byte = block.codes[(i >> 6) * 32 + (i & 31)];
+  return ((g & 1) ? byte >> 4 : byte & 15) | (((block.high[i & 31] >> g) & 1) << 4);
+}
+EXPCTR_HOST_DEVICE int code_of(const BlockQ6_K& block, int i) {
+  const int half = i >> 7, j = i & 127, byte = block.low[half * 64 + (j & 63)];
+  return (j < 64 ? byte & 15 : byte >> 4) | (((block.high[half * 32 + (j & 31)] >> (2 * (j >> 5))) & 3) << 4);
+}
+
 EXPCTR_HOST_DEVICE float dequantise(const BlockQ4_0& block, int i) {
-  return float_of_f16(block.d) * static_cast<float>(nibble(block.codes, i) - 8);
+  return float_of_f16(block.d) * static_cast<float>(code_of(block, i) - 8);
 }
 
 EXPCTR_HOST_DEVICE float dequantise(const BlockQ4_1& block, int i) {
-  const float scaled = float_of_f16(block.d) * static_cast<float>(nibble(block.codes, i));
+  const float scaled = float_of_f16(block.d) * static_cast<float>(code_of(block, i));
   return scaled + float_of_f16(block.m);
 }
 
 EXPCTR_HOST_DEVICE float dequantise(const BlockQ5_0& block, int i) {
-  return float_of_f16(block.d) * static_cast<float>((nibble(block.codes, i) | fifth_bit(block.high, i)) - 16);
+  return float_of_f16(block.d) * static_cast<float>(code_of(block, i) - 16);
 }
 
 EXPCTR_HOST_DEVICE float dequantise(const BlockQ5_1& block, int i) {
-  const float scaled = float_of_f16(block.d) * static_cast<float>(nibble(block.codes, i) | fifth_bit(block.high, i));
+  const float scaled = float_of_f16(block.d) * static_cast<float>(code_of(block, i));
   return scaled + float_of_f16(block.m);
 }
 
 EXPCTR_HOST_DEVICE float dequantise(const BlockQ8_0& block, int i) { return float_of_f16(block.d) * static_cast<float>(block.codes[i]); }
 
 EXPCTR_HOST_DEVICE float dequantise(const BlockQ4_K& block, int i) {
-  const int g = i >> 5, byte = block.codes[(i >> 6) * 32 + (i & 31)], code = (g & 1) ? byte >> 4 : byte & 15;
-  const float scale = float_of_f16(block.d) * static_cast<float>(packed_scale(block.scales, g, false));
-  const float minimum = float_of_f16(block.minimum) * static_cast<float>(packed_scale(block.scales, g, true));
-  const float scaled = scale * static_cast<float>(code);
+  const float scale = float_of_f16(block.d) * static_cast<float>(packed_scale(block.scales, i >> 5, false));
+  const float minimum = float_of_f16(block.minimum) * static_cast<float>(packed_scale(block.scales, i >> 5, true));
+  const float scaled = scale * static_cast<float>(code_of(block, i));
   return scaled - minimum;
 }
 
 EXPCTR_HOST_DEVICE float dequantise(const BlockQ5_K& block, int i) {
-  const int g = i >> 5, byte = block.codes[(i >> 6) * 32 + (i & 31)];
-  const int code = ((g & 1) ? byte >> 4 : byte & 15) | (((block.high[i & 31] >> g) & 1) << 4);
-  const float scale = float_of_f16(block.d) * static_cast<float>(packed_scale(block.scales, g, false));
-  const float minimum = float_of_f16(block.minimum) * static_cast<float>(packed_scale(block.scales, g, true));
-  const float scaled = scale * static_cast<float>(code);
+  const float scale = float_of_f16(block.d) * static_cast<float>(packed_scale(block.scales, i >> 5, false));
+  const float minimum = float_of_f16(block.minimum) * static_cast<float>(packed_scale(block.scales, i >> 5, true));
+  const float scaled = scale * static_cast<float>(code_of(block, i));
   return scaled - minimum;
 }
 
 EXPCTR_HOST_DEVICE float dequantise(const BlockQ6_K& block, int i) {
-  const int half = i >> 7, j = i & 127, byte = block.low[half * 64 + (j & 63)];
-  const int upper = (block.high[half * 32 + (j & 31)] >> (2 * (j >> 5))) & 3;
-  const int code = ((j < 64 ? byte & 15 : byte >> 4) | (upper << 4)) - 32;
   const float scale = float_of_f16(block.d) * static_cast<float>(block.scales[i >> 4]);
-  return scale * static_cast<float>(code);
+  return scale * static_cast<float>(code_of(block, i) - 32);
 }
 
 }  // namespace expctr

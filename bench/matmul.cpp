@@ -1,5 +1,5 @@
 // Products with frozen weights against OpenBLAS, oneDNN and BLIS, at the shapes of SmolLM2-135M.
-// usage: bench_matmul [--isa v3|avx512] [--threads N] [--seconds S]     S: time per figure
+// usage: bench_matmul [--isa NAME] [--threads N] [--seconds S] [--rows M]     S: time per figure; one thread: seconds of the processor
 // Below M = 64 a figure walks through copies of the weight that exceed the last-level cache, as decoding walks through the layers of a
 // model. Libraries that are not installed are left out.
 #include "base/kernels/matmul.h"
@@ -7,8 +7,8 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 
-#include <chrono>
 #include <cstdlib>
+#include <ctime>
 #include <functional>
 #include <memory>
 #include <string>
@@ -54,17 +54,23 @@ View matrix(const void* data, DType dtype, std::int64_t rows, std::int64_t width
   return view;
 }
 
+/// Seconds of the process's processors; on one thread other programs hardly change them. Else by the clock.
+double seconds_now(bool processor) {
+  timespec time{};
+  ::clock_gettime(processor ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
 /// Seconds of one call: the fastest of several groups.
-double time_of(double seconds, const Call& call) {
-  using Clock = std::chrono::steady_clock;
+double time_of(double seconds, bool processor, const Call& call) {
   double best = 1e30;
   int copy = 0;
   call(copy++);
-  const auto start = Clock::now();
-  for (int group = 1; std::chrono::duration<double>(Clock::now() - start).count() < seconds; group = std::min(64, 2 * group)) {
-    const auto begin = Clock::now();
+  const double start = seconds_now(false);
+  for (int group = 1; seconds_now(false) - start < seconds; group = std::min(64, 2 * group)) {
+    const double begin = seconds_now(processor);
     for (int i = 0; i < group; ++i) call(copy++);
-    best = std::min(best, std::chrono::duration<double>(Clock::now() - begin).count() / group);
+    best = std::min(best, (seconds_now(processor) - begin) / group);
   }
   return best;
 }
@@ -128,7 +134,9 @@ Function find_function(std::initializer_list<const char*> libraries, const char*
 }
 
 std::vector<Subject> all_subjects() {
-  std::vector<Subject> subjects{frozen("f32", DType::f32, ComputeMode::f32), frozen("q8_0", DType::q8_0, ComputeMode::f32),
+  std::vector<Subject> subjects{frozen("f32", DType::f32, ComputeMode::f32),         frozen("bf16", DType::f32, ComputeMode::bf16),
+                                frozen("int8", DType::f32, ComputeMode::int8),       frozen("bf16/q4_1", DType::q4_1, ComputeMode::bf16),
+                                frozen("int8/q4_1", DType::q4_1, ComputeMode::int8), frozen("q8_0", DType::q8_0, ComputeMode::f32),
                                 frozen("q4_1", DType::q4_1, ComputeMode::f32)};
   subjects.push_back(plain("matmul", [](const Problem& p, const float* w) {
     cpu::run(MatMul{1, false, true, false, matrix(p.x, DType::f32, p.m, p.k), matrix(w, DType::f32, p.n, p.k),
@@ -154,18 +162,22 @@ std::vector<Subject> all_subjects() {
 
 int bench(int argc, char** argv) {
   double seconds = 0.1;
+  std::vector<std::int64_t> row_counts{1, 4, 16, 64, 1024};
   int threads = cpu::thread_count();
   for (int i = 1; i < argc; i += 2) {
     const std::string option = argv[i];
-    if (i + 1 == argc) throw UsageError("option " + option + " has no value", "use --isa, --threads or --seconds, each with a value");
+    if (i + 1 == argc)
+      throw UsageError("option " + option + " has no value", "use --isa, --threads, --seconds or --rows, each with a value");
     if (option == "--isa")
       cpu::set_isa(cpu::parse_isa(argv[i + 1]));
     else if (option == "--threads")
       threads = std::stoi(argv[i + 1]);
+    else if (option == "--rows")
+      row_counts = {std::stoi(argv[i + 1])};
     else if (option == "--seconds")
       seconds = std::stod(argv[i + 1]);
     else
-      throw UsageError("unknown option " + option, "use --isa, --threads or --seconds");
+      throw UsageError("unknown option " + option, "use --isa, --threads, --seconds or --rows");
   }
   cpu::set_thread_count(threads);
   for (const char* name : {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "BLIS_NUM_THREADS"}) setenv(name, std::to_string(threads).c_str(), 1);
@@ -177,14 +189,14 @@ int bench(int argc, char** argv) {
   fmt::print("\n");
   const std::pair<std::int64_t, std::int64_t> shapes[] = {{576, 576}, {192, 576}, {1536, 576}, {576, 1536}, {49152, 576}};
   for (const auto& [n, k] : shapes) {
-    for (const std::int64_t m : {1, 16, 64, 1024}) {
+    for (const std::int64_t m : row_counts) {
       const Memory x = random_floats(m * k), y = allocate(m * n * sizeof(float));
       fmt::print("{:>5} {:>12}", m, fmt::format("{} x {}", n, k));
       for (const Subject& subject : subjects) {
         const double weight_bytes = subject.bytes_per_weight * static_cast<double>(n * k);
         const int copies = m >= 64 ? 1 : std::max(1, static_cast<int>(96e6 / weight_bytes));
-        const double time =
-            time_of(seconds, subject.prepare({m, n, k, static_cast<const float*>(x.get()), static_cast<float*>(y.get()), copies}));
+        const double time = time_of(seconds, threads == 1,
+                                    subject.prepare({m, n, k, static_cast<const float*>(x.get()), static_cast<float*>(y.get()), copies}));
         const std::string speed = fmt::format("{:.1f}", 2e-9 * static_cast<double>(m * n * k) / time);
         fmt::print(" {:>13}", m == 1 ? fmt::format("{} ({:.1f})", speed, 1e-9 * weight_bytes / time) : speed);
         std::fflush(stdout);

@@ -59,10 +59,8 @@ Finding machine() {
 }
 
 Finding instruction_set() {
-  const bool wide = cpu::best_isa() == cpu::Isa::avx512;
   return {"instruction set", Status::good,
-          fmt::format("{} in use, {} is the best here{}", cpu::isa_name(cpu::active_isa()), cpu::isa_name(cpu::best_isa()),
-                      wide && cpu::has_avx512_bf16() ? ", bf16" : ""),
+          fmt::format("{} in use, {} is the best here", cpu::isa_name(cpu::active_isa()), cpu::isa_name(cpu::best_isa())),
           ""};
 }
 

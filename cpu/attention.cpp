@@ -7,37 +7,16 @@
 #include <cmath>
 #include <cstring>
 
-#include "cpu/attention_backward_kernel.h"
+#include "cpu/attention_arguments.h"
 #include "cpu/attention_kernel.h"
 #include "cpu/kernel_table.h"
 #include "cpu/run.h"
-#include "cpu/shape_check.h"
 #include "cpu/thread_pool.h"
 
 namespace expctr::cpu {
 namespace {
 
 constexpr std::int64_t query_tile = 32;  // tokens of one piece of work
-
-void check_offsets(const char* kernel, const View& offsets, std::int64_t tokens) {
-  require_arguments(offsets.dtype == DType::i32 && offsets.rank == 1 && offsets.size() >= 1, kernel, "offsets are i32 [sequences + 1]",
-                    {{"offsets", offsets}});
-  const std::int32_t* o = offsets.as<std::int32_t>();
-  bool ordered = o[0] == 0 && o[offsets.size() - 1] == tokens;
-  for (std::int64_t s = 1; s < offsets.size(); ++s) ordered = ordered && o[s] >= o[s - 1];
-  require_arguments(ordered, kernel, "offsets rise from 0 to the number of tokens", {{"offsets", offsets}});
-}
-
-void check_shape(const char* kernel, const AttentionShape& shape) {
-  if (shape.heads < 1 || shape.kv_heads < 1 || shape.head_dim < 1 || shape.heads % shape.kv_heads != 0)
-    throw ShapeError(std::string(kernel) + ": " + std::to_string(shape.heads) + " heads do not divide among " +
-                         std::to_string(shape.kv_heads) + " key-value heads",
-                     "heads is a multiple of kv_heads");
-}
-
-bool is_matrix(const View& view, DType dtype, std::int64_t rows, std::int64_t width) {
-  return view.dtype == dtype && view.rows() == rows && view.width() == width;
-}
 
 /// Calls piece(sequence, key-value head, first token, tokens) on the pool; positions count from the sequence's first token.
 template <class Piece>
@@ -65,119 +44,39 @@ void run_rows(const AttentionShape& shape, AttentionRows rows) {
   kernels().attention_rows(rows, scratch);
 }
 
-void forward_double(const AttentionForward& args) {
+void forward_double(const AttentionForward& args, const PackedSequences& sequences) {
   const AttentionShape& shape = args.shape;
   const std::int64_t d = shape.head_dim, q_stride = shape.heads * d, k_stride = shape.kv_heads * d;
-  const std::int32_t* offsets = args.sequence_offsets.as<std::int32_t>();
-  for_each_piece(offsets, args.sequence_offsets.size() - 1, shape.kv_heads,
+  for_each_piece(sequences.query_offsets, sequences.count, shape.kv_heads,
                  [&](std::int64_t s, std::int64_t kv, std::int64_t first, std::int64_t tokens) {
                    const int group = shape.heads / shape.kv_heads;
-                   const std::int64_t length = offsets[s + 1] - offsets[s], start = offsets[s];
-                   double* p = reinterpret_cast<double*>(thread_scratch(sizeof(double) * length).data());
-                   for (std::int64_t t = first; t < first + tokens; ++t) {
+                   const std::int64_t start = sequences.query_offsets[s];
+                   const KeyRange range = sequences.range(s);
+                   double* p = reinterpret_cast<double*>(thread_scratch(sizeof(double) * (range.keys + 1)).data());
+                   const double* keys = args.k.as<double>() + sequences.key_offsets[s] * k_stride + kv * d;
+                   const double* values = args.v.as<double>() + sequences.key_offsets[s] * k_stride + kv * d;
+                   for (int t = static_cast<int>(first); t < first + tokens; ++t) {
                      for (std::int64_t head = kv * group; head < (kv + 1) * group; ++head) {
                        const double* q = args.q.as<double>() + (start + t) * q_stride + head * d;
-                       const double* k = args.k.as<double>() + start * k_stride + kv * d;
-                       const double* v = args.v.as<double>() + start * k_stride + kv * d;
                        double* y = args.y.as<double>() + (start + t) * q_stride + head * d;
-                       const std::int64_t visible = shape.causal ? t + 1 : length;
                        double top = -INFINITY, sum = 0;
-                       for (std::int64_t j = 0; j < visible; ++j) {
+                       for (std::int64_t j = range.first(t); j < range.end(t); ++j) {
                          double dot = 0;
-                         for (std::int64_t i = 0; i < d; ++i) dot += q[i] * k[j * k_stride + i];
+                         for (std::int64_t i = 0; i < d; ++i) dot += q[i] * keys[j * k_stride + i];
                          p[j] = shape.scale * dot;
                          top = std::max(top, p[j]);
                        }
                        std::fill_n(y, d, 0.0);
-                       for (std::int64_t j = 0; j < visible; ++j) {
+                       for (std::int64_t j = range.first(t); j < range.end(t); ++j) {
                          const double e = std::exp(p[j] - top);
                          sum += e;
-                         for (std::int64_t i = 0; i < d; ++i) y[i] += e * v[j * k_stride + i];
+                         for (std::int64_t i = 0; i < d; ++i) y[i] += e * values[j * k_stride + i];
                        }
-                       for (std::int64_t i = 0; i < d; ++i) y[i] /= sum;
+                       for (std::int64_t i = 0; i < d && sum > 0; ++i) y[i] /= sum;
                        if (!args.log_sum_exp.empty()) args.log_sum_exp.as<double>()[(start + t) * shape.heads + head] = top + std::log(sum);
                      }
                    }
                  });
-}
-
-/// One (sequence, key-value head) is one piece of work: its dk and dv add over its queries in ascending order.
-template <class Piece>
-void for_each_sequence_head(const AttentionBackward& args, const Piece& piece) {
-  const std::int32_t* offsets = args.sequence_offsets.as<std::int32_t>();
-  const int kv_heads = args.shape.kv_heads;
-  parallel_for((args.sequence_offsets.size() - 1) * kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t s = i / kv_heads;
-      if (offsets[s + 1] > offsets[s]) piece(offsets[s], offsets[s + 1] - offsets[s], i % kv_heads);
-    }
-  });
-}
-
-void backward_float(const AttentionBackward& args) {
-  const AttentionShape& shape = args.shape;
-  for_each_sequence_head(args, [&](std::int64_t start, std::int64_t length, std::int64_t kv) {
-    AttentionGradient piece{};
-    piece.group = shape.heads / shape.kv_heads;
-    piece.heads = shape.heads;
-    piece.head_dim = shape.head_dim;
-    piece.causal = shape.causal;
-    piece.scale = static_cast<float>(shape.scale);
-    piece.tokens = length;
-    piece.q_stride = static_cast<std::int64_t>(shape.heads) * shape.head_dim;
-    piece.kv_stride = static_cast<std::int64_t>(shape.kv_heads) * shape.head_dim;
-    const std::int64_t q_offset = start * piece.q_stride + kv * piece.group * shape.head_dim,
-                       kv_offset = start * piece.kv_stride + kv * shape.head_dim;
-    piece.q = args.q.as<float>() + q_offset;
-    piece.y = args.y.as<float>() + q_offset;
-    piece.dy = args.dy.as<float>() + q_offset;
-    piece.dq = args.dq.empty() ? nullptr : args.dq.as<float>() + q_offset;
-    piece.log_sum_exp = args.log_sum_exp.as<float>() + start * shape.heads + kv * piece.group;
-    piece.keys = args.k.as<float>() + kv_offset;
-    piece.values = args.v.as<float>() + kv_offset;
-    piece.dk = args.dk.empty() ? nullptr : args.dk.as<float>() + kv_offset;
-    piece.dv = args.dv.empty() ? nullptr : args.dv.as<float>() + kv_offset;
-    const std::size_t bytes = sizeof(float) * attention_gradient_floats(length * piece.group, shape.head_dim);
-    kernels().attention_gradient(piece, reinterpret_cast<float*>(thread_scratch(bytes).data()));
-  });
-}
-
-/// p = exp(scale q k - log_sum_exp); dv += p dy; ds = p (dy v - dy y) scale; dq += ds k; dk += ds q.
-void backward_double(const AttentionBackward& args) {
-  const AttentionShape& shape = args.shape;
-  const std::int64_t d = shape.head_dim, q_stride = shape.heads * d, k_stride = shape.kv_heads * d;
-  for_each_sequence_head(args, [&](std::int64_t start, std::int64_t length, std::int64_t kv) {
-    const int group = shape.heads / shape.kv_heads;
-    const std::int64_t kv_offset = start * k_stride + kv * d;
-    const double *keys = args.k.as<double>() + kv_offset, *values = args.v.as<double>() + kv_offset;
-    double* dk = args.dk.empty() ? nullptr : args.dk.as<double>() + kv_offset;
-    double* dv = args.dv.empty() ? nullptr : args.dv.as<double>() + kv_offset;
-    for (std::int64_t t = 0; t < length; ++t) {
-      for (std::int64_t head = kv * group; head < (kv + 1) * group; ++head) {
-        const std::int64_t q_offset = (start + t) * q_stride + head * d;
-        const double *q = args.q.as<double>() + q_offset, *y = args.y.as<double>() + q_offset, *dy = args.dy.as<double>() + q_offset;
-        double* dq = args.dq.empty() ? nullptr : args.dq.as<double>() + q_offset;
-        const double log_sum_exp = args.log_sum_exp.as<double>()[(start + t) * shape.heads + head];
-        double dy_y = 0;
-        for (std::int64_t i = 0; i < d; ++i) dy_y += dy[i] * y[i];
-        const std::int64_t visible = shape.causal ? t + 1 : length;
-        for (std::int64_t j = 0; j < visible; ++j) {
-          const double *key = keys + j * k_stride, *value = values + j * k_stride;
-          double dot = 0, dy_v = 0;
-          for (std::int64_t i = 0; i < d; ++i) {
-            dot += q[i] * key[i];
-            dy_v += dy[i] * value[i];
-          }
-          const double p = std::exp(shape.scale * dot - log_sum_exp), ds = p * (dy_v - dy_y) * shape.scale;
-          for (std::int64_t i = 0; i < d; ++i) {
-            if (dv) dv[j * k_stride + i] += p * dy[i];
-            if (dq) dq[i] += ds * key[i];
-            if (dk) dk[j * k_stride + i] += ds * q[i];
-          }
-        }
-      }
-    }
-  });
 }
 
 }  // namespace
@@ -185,60 +84,39 @@ void backward_double(const AttentionBackward& args) {
 template <>
 void run(const AttentionForward& args, Stream) {
   const AttentionShape& shape = args.shape;
-  check_shape("AttentionForward", shape);
-  const std::int64_t tokens = args.q.rows();
+  const PackedSequences sequences("AttentionForward", args);
+  const std::int64_t tokens = args.q.rows(), key_tokens = args.k.rows();
   const std::int64_t q_width = static_cast<std::int64_t>(shape.heads) * shape.head_dim,
                      k_width = static_cast<std::int64_t>(shape.kv_heads) * shape.head_dim;
   const DType dtype = args.q.dtype;
-  require_arguments(is_floating(dtype) && is_matrix(args.q, dtype, tokens, q_width) && is_matrix(args.k, dtype, tokens, k_width) &&
-                        is_matrix(args.v, dtype, tokens, k_width) && is_matrix(args.y, dtype, tokens, q_width) &&
+  require_arguments((dtype == DType::f32 || dtype == DType::f64) && is_matrix(args.q, dtype, tokens, q_width) &&
+                        is_matrix(args.k, dtype, key_tokens, k_width) && is_matrix(args.v, dtype, key_tokens, k_width) &&
+                        is_matrix(args.y, dtype, tokens, q_width) &&
                         (args.log_sum_exp.empty() || is_matrix(args.log_sum_exp, dtype, tokens, shape.heads)),
                     "AttentionForward",
-                    "q and y are [tokens, heads head_dim], k and v [tokens, kv_heads head_dim], log_sum_exp [tokens, heads], one dtype",
+                    "q and y are [tokens, heads head_dim], k and v [key tokens, kv_heads head_dim], log_sum_exp [tokens, heads], one dtype",
                     {{"q", args.q}, {"k", args.k}, {"v", args.v}, {"y", args.y}, {"log_sum_exp", args.log_sum_exp}});
-  check_offsets("AttentionForward", args.sequence_offsets, tokens);
-  if (dtype == DType::f64) return forward_double(args);
-  const std::int32_t* offsets = args.sequence_offsets.as<std::int32_t>();
-  for_each_piece(offsets, args.sequence_offsets.size() - 1, shape.kv_heads,
+  if (dtype == DType::f64) return forward_double(args, sequences);
+  for_each_piece(sequences.query_offsets, sequences.count, shape.kv_heads,
                  [&](std::int64_t s, std::int64_t kv, std::int64_t first, std::int64_t count) {
                    const int group = shape.heads / shape.kv_heads;
-                   const std::int64_t token = offsets[s] + first, kv_offset = offsets[s] * k_width + kv * shape.head_dim;
+                   const std::int64_t token = sequences.query_offsets[s] + first,
+                                      kv_offset = sequences.key_offsets[s] * k_width + kv * shape.head_dim;
                    AttentionRows rows{};
                    rows.q = args.q.as<float>() + token * q_width + kv * group * shape.head_dim;
                    rows.y = args.y.as<float>() + token * q_width + kv * group * shape.head_dim;
                    if (!args.log_sum_exp.empty()) rows.log_sum_exp = args.log_sum_exp.as<float>() + token * shape.heads + kv * group;
                    rows.rows = static_cast<int>(count) * group;
-                   rows.causal = shape.causal;
-                   rows.first_visible = shape.causal ? first + 1 : offsets[s + 1] - offsets[s];
+                   rows.first_query = static_cast<int>(first);
+                   rows.range = sequences.range(s);
                    rows.blocks = {args.k.as<float>() + kv_offset, args.v.as<float>() + kv_offset, 0, nullptr};
                    run_rows(shape, rows);
                  });
 }
 
 template <>
-std::size_t scratch_bytes(const AttentionBackward&) {
+std::size_t scratch_bytes(const PagedAttention&) {
   return 0;
-}
-
-template <>
-void run(const AttentionBackward& args, Stream) {
-  const AttentionShape& shape = args.shape;
-  check_shape("AttentionBackward", shape);
-  const std::int64_t tokens = args.q.rows();
-  const std::int64_t q_width = static_cast<std::int64_t>(shape.heads) * shape.head_dim,
-                     k_width = static_cast<std::int64_t>(shape.kv_heads) * shape.head_dim;
-  const DType dtype = args.q.dtype;
-  const auto optional = [&](const View& view, std::int64_t width) { return view.empty() || is_matrix(view, dtype, tokens, width); };
-  require_arguments(
-      is_floating(dtype) && is_matrix(args.q, dtype, tokens, q_width) && is_matrix(args.k, dtype, tokens, k_width) &&
-          is_matrix(args.v, dtype, tokens, k_width) && is_matrix(args.y, dtype, tokens, q_width) &&
-          is_matrix(args.dy, dtype, tokens, q_width) && is_matrix(args.log_sum_exp, dtype, tokens, shape.heads) &&
-          optional(args.dq, q_width) && optional(args.dk, k_width) && optional(args.dv, k_width),
-      "AttentionBackward",
-      "q, y, dy, dq are [tokens, heads head_dim], k, v, dk, dv [tokens, kv_heads head_dim], log_sum_exp [tokens, heads], one dtype",
-      {{"q", args.q}, {"k", args.k}, {"v", args.v}, {"y", args.y}, {"dy", args.dy}, {"dq", args.dq}, {"dk", args.dk}, {"dv", args.dv}});
-  check_offsets("AttentionBackward", args.sequence_offsets, tokens);
-  dtype == DType::f32 ? backward_float(args) : backward_double(args);
 }
 
 template <>
@@ -286,8 +164,10 @@ void run(const PagedAttention& args, Stream) {
     rows.q = args.q.as<float>() + q_offset;
     rows.y = args.y.as<float>() + q_offset;
     rows.rows = static_cast<int>(count) * group;
-    rows.causal = true;
-    rows.first_visible = lengths[s] - (offsets[s + 1] - offsets[s]) + first + 1;
+    rows.first_query = static_cast<int>(first);
+    const int queries = offsets[s + 1] - offsets[s];
+    rows.range = {
+        .queries = queries, .keys = lengths[s], .shift = lengths[s] - queries, .prefix = 0, .window = shape.window, .causal = true};
     rows.blocks = {args.key_pages.as<float>() + kv * shape.head_dim, args.value_pages.as<float>() + kv * shape.head_dim, 0,
                    args.page_table.as<std::int32_t>() + s * most_pages};
     run_rows(shape, rows);

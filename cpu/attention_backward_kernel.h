@@ -1,4 +1,4 @@
-// Gradient of attention for one (sequence, key-value head), float32.
+// Gradient of attention for one (sequence, key-value head, range of keys), float32.
 // Key blocks of 32 outside, chunks of query rows inside: scores and dy v^T again from packed rows, then five small matrix products a block:
 // s = q k^T, dp = dy v^T, dv += p^T dy, dk += ds^T q, dq += ds k. 10 visible head_dim operations a query row, bound by the multiply-add
 // units.
@@ -19,13 +19,25 @@ struct AttentionGradient {
   const float *keys, *values;  ///< at this head; tokens kv_stride floats apart
   float *dk, *dv;              ///< may be null
   std::int64_t kv_stride;
-  std::int64_t tokens;
+  std::int64_t first_key, end_key;  ///< of this piece of work; first_key is a multiple of attention_block
+  float* partial_dq;                ///< [queries * group, head_dim]: receives the keys' part of dq in place of dq; may be null
+  KeyRange range;
   int heads, group, head_dim;
-  bool causal;
   float scale;
 };
 
 constexpr int gradient_chunk = 96;  ///< query rows of one pass: a multiple of every tile_rows
+
+/// Query rows begin .. end - 1 see keys of first_key .. end_key - 1; begin is a multiple of gradient_chunk.
+struct GradientRows {
+  std::int64_t begin, end;
+};
+static inline GradientRows gradient_rows(const KeyRange& range, int group, std::int64_t first_key, std::int64_t end_key) {
+  const std::int64_t first_query = range.first_query(static_cast<int>(first_key)),
+                     end_query = range.end_query(static_cast<int>(end_key) - 1);
+  const std::int64_t begin = first_query * group / gradient_chunk * gradient_chunk, end = end_query * group;
+  return {begin, end > begin ? end : begin};
+}
 
 /// Floats of scratch that attention_gradient needs.
 static inline std::int64_t attention_gradient_floats(std::int64_t rows, int head_dim) {
@@ -37,7 +49,9 @@ template <class V>
 void attention_gradient(const AttentionGradient& args, float* scratch) {
   constexpr int tile = V::tile_rows;
   const int d = args.head_dim, wide = padded_head(d), group = args.group;
-  const std::int64_t rows = args.tokens * group;
+  const KeyRange range = args.range;
+  const auto [base, end_row] = gradient_rows(range, group, args.first_key, args.end_key);
+  const std::int64_t rows = end_row - base;  // row r of the packed copies is row base + r of the sequence
   const auto take = [&](std::int64_t floats) {
     float* part = scratch;
     scratch += floats;
@@ -51,7 +65,7 @@ void attention_gradient(const AttentionGradient& args, float* scratch) {
   float *p = take(gradient_chunk * attention_block), *ds = take(gradient_chunk * attention_block);
 
   for (std::int64_t r = 0; r < rows; ++r) {
-    const std::int64_t offset = r / group * args.q_stride + r % group * d;
+    const std::int64_t offset = (base + r) / group * args.q_stride + (base + r) % group * d;
     V sum = V::zero();
     for (int k = 0; k < wide; k += 16) {
       const int n = d - k < 16 ? d - k : 16;
@@ -62,7 +76,7 @@ void attention_gradient(const AttentionGradient& args, float* scratch) {
       sum = V::fma(dy, V::load(args.y + offset + k, n), sum);
     }
     dy_y[r] = sum.sum();
-    log_sum_exp[r] = args.log_sum_exp[r / group * args.heads + r % group];
+    log_sum_exp[r] = args.log_sum_exp[(base + r) / group * args.heads + (base + r) % group];
   }
   for (std::int64_t r = 0; r < rows; r += tile) {
     const std::int64_t count = rows - r < tile ? rows - r : tile;
@@ -71,8 +85,8 @@ void attention_gradient(const AttentionGradient& args, float* scratch) {
   }
 
   const V scale = V::broadcast(args.scale);
-  for (std::int64_t first_key = 0; first_key < args.tokens; first_key += attention_block) {
-    const int here = static_cast<int>(args.tokens - first_key < attention_block ? args.tokens - first_key : attention_block);
+  for (std::int64_t first_key = args.first_key; first_key < args.end_key; first_key += attention_block) {
+    const int here = block_place(args.end_key - first_key);
     const float *block_keys = args.keys + first_key * args.kv_stride, *block_values = args.values + first_key * args.kv_stride;
     transpose<V>(block_keys, args.kv_stride, here, d, keys_across, attention_block);
     transpose<V>(block_values, args.kv_stride, here, d, values_across, attention_block);
@@ -85,20 +99,25 @@ void attention_gradient(const AttentionGradient& args, float* scratch) {
         V::zero().store(dk + j * wide + k);
         V::zero().store(dv + j * wide + k);
       }
-    const std::int64_t first_row = args.causal ? first_key * group / gradient_chunk * gradient_chunk : 0;
-    for (std::int64_t r0 = first_row; r0 < rows; r0 += gradient_chunk) {
+    const GradientRows seeing = gradient_rows(range, group, first_key, first_key + here);
+    for (std::int64_t r0 = seeing.begin - base; r0 < seeing.end - base; r0 += gradient_chunk) {
       const int count = static_cast<int>(rows - r0 < gradient_chunk ? rows - r0 : gradient_chunk);
       gemm_panel<V>(count, d, q_tiles + r0 * d, keys_across, attention_block, p, attention_block, attention_block, nullptr, false);
       gemm_panel<V>(count, d, dy_tiles + r0 * d, values_across, attention_block, ds, attention_block, attention_block, nullptr, false);
-      for (int i = 0; i < count; ++i) {
-        const std::int64_t seen = args.causal ? (r0 + i) / group + 1 - first_key : here;
-        const int n = static_cast<int>(seen < 0 ? 0 : seen < here ? seen : here);
+      int query = static_cast<int>((base + r0) / group);
+      for (int i = 0, head = static_cast<int>((base + r0) % group); i < count; ++i) {
+        const int n = block_place(range.end(query) - first_key), skipped = block_place(range.first(query) - first_key);
         const V shift = V::broadcast(log_sum_exp[r0 + i]), delta = V::broadcast(dy_y[r0 + i]);
         for (int v = 0; v < attention_block; v += 16) {
           float *p_row = p + i * attention_block + v, *ds_row = ds + i * attention_block + v;
-          const V probability = V::first(n - v, exp(V::load(p_row) * scale - shift), V::zero());
+          V probability = V::first(n - v, exp(V::load(p_row) * scale - shift), V::zero());
+          if (skipped > v) probability = V::first(skipped - v, V::zero(), probability);
           probability.store(p_row);
           (probability * (V::load(ds_row) - delta) * scale).store(ds_row);
+        }
+        if (++head == group) {
+          head = 0;
+          ++query;
         }
       }
       for (int i = 0; args.dq && i < count; i += tile)
@@ -117,8 +136,11 @@ void attention_gradient(const AttentionGradient& args, float* scratch) {
     add(args.dk, dk);
     add(args.dv, dv);
   }
-  for (std::int64_t r = 0; args.dq && r < rows; ++r)
-    for (int k = 0; k < d; ++k) args.dq[r / group * args.q_stride + r % group * d + k] += dq[r * wide + k];
+  for (std::int64_t r = 0; args.dq && r < rows; ++r) {
+    const std::int64_t row = base + r;
+    float* out = args.partial_dq ? args.partial_dq + row * d : args.dq + row / group * args.q_stride + row % group * d;
+    for (int k = 0; k < d; ++k) out[k] = args.partial_dq ? dq[r * wide + k] : out[k] + dq[r * wide + k];
+  }
 }
 
 }  // namespace expctr::cpu

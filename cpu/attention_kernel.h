@@ -1,7 +1,7 @@
 // Attention of one group of query rows that share a key-value head, float32.
 // Key blocks of 32 at absolute positions are visited in order. Scores have their keys in lanes and add along head_dim in ascending order;
-// values have head_dim in lanes and add along the keys in ascending order. A row never touches a key it may not see, so nothing of its
-// result depends on how many rows are computed with it or on what lies behind its last key.
+// values have head_dim in lanes and add along the keys in ascending order. No value of a key that a row may not see is ever multiplied, so
+// nothing of its result depends on how many rows are computed with it or on what lies behind its last key.
 #pragma once
 
 #include <cmath>
@@ -29,12 +29,15 @@ struct AttentionRows {
   std::int64_t q_stride;
   float* log_sum_exp;  ///< [token * heads + head], may be null
   int heads, group, head_dim;
-  int rows;                    ///< tokens * group
-  std::int64_t first_visible;  ///< keys that the first token sees
-  bool causal;                 ///< each later token sees one more
+  int rows;         ///< tokens * group
+  int first_query;  ///< the first token's place among the queries of its sequence
+  KeyRange range;
   float scale;
   KeyBlocks blocks;
 };
+
+/// A key counted from the block's first one, as a place in the block: 0 .. attention_block.
+static inline int block_place(std::int64_t key) { return static_cast<int>(key < 0 ? 0 : key < attention_block ? key : attention_block); }
 
 static inline int padded_head(int head_dim) { return (head_dim + 15) / 16 * 16; }
 
@@ -74,10 +77,12 @@ void attention_rows(const AttentionRows& args, float* scratch) {
     top[r] = -INFINITY;
     denominator[r] = 0.0f;
   }
-  const auto visible = [&](int r) { return args.first_visible + (args.causal ? r / args.group : 0); };
+  const KeyRange range = args.range;
+  const auto hidden = [&](int r) { return range.first(args.first_query + r / args.group); };  // keys before those that row r sees
+  const auto visible = [&](int r) { return range.end(args.first_query + r / args.group); };
   const std::int64_t most = visible(rows - 1);
 
-  for (std::int64_t block = 0; block * attention_block < most; ++block) {
+  for (std::int64_t block = hidden(0) / attention_block; block * attention_block < most; ++block) {
     const std::int64_t first_key = block * attention_block;
     const int here = static_cast<int>(most - first_key < attention_block ? most - first_key : attention_block);
     const float* block_keys = args.blocks.keys + args.blocks.offset(block);
@@ -96,18 +101,31 @@ void attention_rows(const AttentionRows& args, float* scratch) {
     for (int r = 0; r < rows; r += tile) {
       const int count = rows - r < tile ? rows - r : tile;
       const std::int64_t last_seen = visible(r + count - 1) - first_key;
-      if (last_seen <= 0) continue;
+      if (last_seen <= 0 || hidden(r) >= first_key + attention_block) continue;
       gemm_panel<V>(count, d, q + static_cast<std::int64_t>(r) * d, keys, attention_block, scores, attention_block, attention_block,
                     nullptr, false);
-      int common = attention_block;  // keys of this block that every row of the tile sees
+      int from[tile], to[tile];  // row i of the tile sees keys from[i] .. to[i] - 1 of this block
+      int query = args.first_query + r / args.group;
+      for (int i = 0, head = r % args.group; i < count; ++i) {
+        from[i] = block_place(range.first(query) - first_key);
+        to[i] = block_place(range.end(query) - first_key);
+        if (++head == args.group) {
+          head = 0;
+          ++query;
+        }
+      }
+      int common = from[count - 1] > 0 ? 0 : attention_block;  // the first ones, those that every row sees
       for (int i = 0; i < count; ++i) {
-        const std::int64_t seen = visible(r + i) - first_key;
-        const int n = static_cast<int>(seen < 0 ? 0 : seen < attention_block ? seen : attention_block);
+        const int n = to[i], skipped = from[i];
         common = n < common ? n : common;
-        if (n == 0) continue;
+        if (n <= skipped) continue;
         float* row = scores + i * attention_block;
         const V scale = V::broadcast(args.scale), none = V::broadcast(-INFINITY);
-        const V s0 = V::first(n, V::load(row) * scale, none), s1 = V::first(n - 16, V::load(row + 16) * scale, none);
+        V s0 = V::first(n, V::load(row) * scale, none), s1 = V::first(n - 16, V::load(row + 16) * scale, none);
+        if (skipped > 0) {
+          s0 = V::first(skipped, none, s0);
+          s1 = V::first(skipped - 16, none, s1);
+        }
         const float block_top = V::max(s0, s1).largest();
         const float new_top = block_top > top[r + i] ? block_top : top[r + i];
         const V shift = V::broadcast(new_top);
@@ -124,23 +142,23 @@ void attention_rows(const AttentionRows& args, float* scratch) {
         top[r + i] = new_top;
       }
       float* tile_sums = sums + static_cast<std::int64_t>(r) * wide;
-      const auto add_values = [&](int first_row, int row_count, int from, int to) {
-        if (to > from)
-          gemm_strip<V, attention_block, 1>(row_count, to - from, scores + first_row * attention_block + from, values + from * value_stride,
-                                            value_stride, tile_sums + static_cast<std::int64_t>(first_row) * wide, wide, wide, true);
+      const auto add_values = [&](int first_row, int row_count, int begin, int end) {
+        if (end > begin)
+          gemm_strip<V, attention_block, 1>(row_count, end - begin, scores + first_row * attention_block + begin,
+                                            values + begin * value_stride, value_stride,
+                                            tile_sums + static_cast<std::int64_t>(first_row) * wide, wide, wide, true);
       };
       add_values(0, count, 0, common);
       for (int i = 0, next = 0; i < count && common < attention_block; i = next) {
-        const std::int64_t seen = visible(r + i) - first_key;
-        for (next = i + 1; next < count && visible(r + next) - first_key == seen;) ++next;
-        add_values(i, next - i, common, static_cast<int>(seen < attention_block ? seen : attention_block));
+        for (next = i + 1; next < count && to[next] == to[i] && from[next] == from[i];) ++next;
+        add_values(i, next - i, from[i] < common ? common : from[i], to[i]);
       }
     }
   }
   for (int r = 0; r < rows; ++r) {
     const float* sum = sums + static_cast<std::int64_t>(r) * wide;
     float* out = args.y + r / args.group * args.q_stride + r % args.group * d;
-    const V divisor = V::broadcast(denominator[r]);
+    const V divisor = V::broadcast(denominator[r] > 0.0f ? denominator[r] : 1.0f);  // no key seen: sums are 0
     for (int k = 0; k < d; k += 16) (V::load(sum + k) / divisor).store(out + k, d - k);
     if (args.log_sum_exp)
       args.log_sum_exp[static_cast<std::int64_t>(r / args.group) * args.heads + r % args.group] = top[r] + std::log(denominator[r]);

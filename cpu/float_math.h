@@ -94,7 +94,7 @@ inline T silu_derivative(T x) {
 
 /// scalar::evaluate with the float functions above.
 template <Unary function>
-inline float evaluate(float x) {
+inline float evaluate(float x, const scalar::Parameters<float>& parameters) {
   if constexpr (function == Unary::sigmoid) return sigmoid(x);
   if constexpr (function == Unary::tanh) return tanh(x);
   if constexpr (function == Unary::silu) return silu(x);
@@ -102,16 +102,16 @@ inline float evaluate(float x) {
   if constexpr (function == Unary::gelu) return 0.5f * x * (1.0f + erf(x * 0.70710678118654752440f));
   if constexpr (function == Unary::gelu_tanh)
     return 0.5f * x * (1.0f + tanh(static_cast<float>(scalar::gelu_tanh_scale) * (x + 0.044715f * x * x * x)));
-  return scalar::evaluate(function, x);
+  return scalar::evaluate(function, x, parameters);
 }
 template <Unary function>
-inline double evaluate(double x) {
-  return scalar::evaluate(function, x);
+inline double evaluate(double x, const scalar::Parameters<double>& parameters) {
+  return scalar::evaluate(function, x, parameters);
 }
 
 /// scalar::derivative with the float functions above.
 template <Unary function>
-inline float derivative(float x) {
+inline float derivative(float x, const scalar::Parameters<float>& parameters) {
   if constexpr (function == Unary::sigmoid) {
     const float s = sigmoid(x);
     return s * (1.0f - s);
@@ -129,11 +129,12 @@ inline float derivative(float x) {
     const float scale = static_cast<float>(scalar::gelu_tanh_scale), t = tanh(scale * (x + 0.044715f * x * x * x));
     return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * scale * (1.0f + 3 * 0.044715f * x * x);
   }
-  return scalar::derivative(function, x);
+  if constexpr (function == Unary::elu) return x > 0.0f ? 1.0f : parameters.a * exp(x);
+  return scalar::derivative(function, x, parameters);
 }
 template <Unary function>
-inline double derivative(double x) {
-  return scalar::derivative(function, x);
+inline double derivative(double x, const scalar::Parameters<double>& parameters) {
+  return scalar::derivative(function, x, parameters);
 }
 
 }  // namespace expctr::cpu::float_math

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 namespace expctr::cpu {
 
@@ -103,6 +104,10 @@ inline void gemm_strip(int rows, std::int64_t k_count, const float* a, const flo
 /// out[c * out_stride + r] = in[r * in_stride + c].
 template <class V>
 void transpose(const float* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns, float* out, std::int64_t out_stride) {
+  if (rows == 1 && out_stride == 1) {
+    std::memcpy(out, in, static_cast<std::size_t>(columns) * sizeof(float));
+    return;
+  }
   for (std::int64_t r = 0; r < rows; r += 16) {
     const int count = static_cast<int>(rows - r < 16 ? rows - r : 16);
     std::int64_t c = 0;
@@ -110,6 +115,52 @@ void transpose(const float* in, std::int64_t in_stride, std::int64_t rows, std::
     for (; c < columns; ++c)
       for (int i = 0; i < count; ++i) out[c * out_stride + r + i] = in[(r + i) * in_stride + c];
   }
+}
+
+/// c[rows, columns] (+)= A B^T for up to V::direct_rows rows and 32 columns, B read in place: column n at b + n * ldb. a: [k][rows]. Blocks of
+/// 16 x 16 of B are turned in the first-level cache, so B passes through once: bound by reading it.
+template <class V, int ROWS>
+inline void direct_tile(std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc, int columns,
+                        bool load) {
+  alignas(64) float block[16 * panel_width] = {};
+  V sum[ROWS][2];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) sum[r][v] = load ? V::load(c + r * ldc + 16 * v, columns - 16 * v) : V::zero();
+  for (std::int64_t k0 = 0; k0 < k_count; k0 += 16) {
+    const int count = static_cast<int>(k_count - k0 < 16 ? k_count - k0 : 16);
+    if (count == 16) {
+      constexpr int ahead = 64;  // floats
+      for (int n = 0; n < columns; ++n) __builtin_prefetch(b + n * ldb + k0 + ahead, 0, 3);
+      for (int v = 0; 16 * v < columns; ++v) {
+        const int part = columns - 16 * v < 16 ? columns - 16 * v : 16;
+        V::transpose(b + 16 * v * ldb + k0, ldb, part, block + 16 * v, panel_width);
+      }
+    } else {
+      for (int n = 0; n < columns; ++n)
+        for (int k = 0; k < count; ++k) block[k * panel_width + n] = b[n * ldb + k0 + k];
+    }
+    for (int k = 0; k < count; ++k, a += ROWS) {
+      const V first = V::load(block + k * panel_width), second = V::load(block + k * panel_width + 16);
+#pragma GCC unroll 16
+      for (int r = 0; r < ROWS; ++r) {
+        const V factor = V::broadcast(a[r]);
+        sum[r][0] = V::fma(factor, first, sum[r][0]);
+        sum[r][1] = V::fma(factor, second, sum[r][1]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) sum[r][v].store(c + r * ldc + 16 * v, columns - 16 * v);
+}
+
+template <class V>
+void direct_panel(int rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc, int columns,
+                  bool load) {
+  with_rows<V::direct_rows>(rows, [&]<int ROWS>() { direct_tile<V, ROWS>(k_count, a, b, ldb, c, ldc, columns, load); });
 }
 
 }  // namespace expctr::cpu

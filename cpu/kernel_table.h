@@ -13,14 +13,29 @@ struct AttentionRows;
 struct SoftmaxPart;
 
 struct KernelTable {
-  int tile_rows;   ///< rows that gemm_panel takes at a time; pack_rows() groups by it
-  int fused_rows;  ///< rows that quantised_rows takes
+  int tile_rows;    ///< rows that gemm_panel and bf16_panel take at a time; pack_rows() groups by it
+  int fused_rows;   ///< rows that quantised_rows takes
+  int direct_rows;  ///< rows that direct_panel takes
+  int int8_rows;    ///< rows that int8_panel takes at a time
   void (*gemm_panel)(std::int64_t rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
                      int columns, const float* bias, bool load);
+  void (*direct_panel)(int rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
+                       int columns, bool load);
+  /// As gemm_panel on pairs of bf16, k_count words; null where the processor has no such instruction.
+  void (*bf16_panel)(std::int64_t rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
+                     int columns, const float* bias, bool load);
+  void (*int8_panel)(DType dtype, std::int64_t rows, std::int64_t blocks, const float* a, const void* panel, float* c, std::int64_t ldc,
+                     int columns, const float* bias);
   void (*quantised_rows)(DType dtype, int rows, std::int64_t inputs, const float* a, const void* panel, float* c, std::int64_t ldc,
                          int columns, const float* bias, float* unpacked);
   void (*transpose)(const float* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns, float* out, std::int64_t out_stride);
   void (*unpack_panel)(DType dtype, const void* panel, std::int64_t k0, std::int64_t k1, float* out);
+  void (*unpack_pairs)(const void* panel, std::int64_t k0, std::int64_t k1, float* out);
+  void (*unpack_int8)(DType dtype, const void* panel, std::int64_t k0, std::int64_t k1, float* out);
+  void (*int8_row)(DType dtype, const float* x, std::int64_t inputs, float* words);
+  void (*bf16_pairs)(const float* in, std::int64_t count, float* out);
+  void (*bf16_row)(const float* in, std::int64_t count, float* out);
+  void (*bf16_round)(const float* in, std::int64_t count, float* out);
   void (*softmax_part)(const float* logits, std::int64_t n, float scale, SoftmaxPart* part);
   void (*softmax_row)(const float* logits, std::int64_t n, float scale, float log_sum_exp, float* out);
   void (*attention_rows)(const AttentionRows& args, float* scratch);
@@ -32,6 +47,6 @@ extern const KernelTable kernels_v3;
 extern const KernelTable kernels_avx512;
 
 /// Those of active_isa().
-inline const KernelTable& kernels() { return active_isa() == Isa::avx512 ? kernels_avx512 : kernels_v3; }
+const KernelTable& kernels();
 
 }  // namespace expctr::cpu

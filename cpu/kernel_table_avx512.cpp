@@ -4,10 +4,11 @@
 
 #include "cpu/kernel_table_of.h"
 #include "cpu/simd_avx512.h"
+#include "cpu/simd_bytes.h"
 
 namespace expctr::cpu {
 
-constexpr KernelTable table = kernel_table_of<avx512::Floats>();
+constexpr KernelTable table = kernel_table_of<avx512::Floats, avx512::Bytes>();
 const KernelTable kernels_avx512 = table;
 
 }  // namespace expctr::cpu

@@ -3,7 +3,9 @@
 
 #include "cpu/attention_backward_kernel.h"
 #include "cpu/attention_kernel.h"
+#include "cpu/bf16_kernel.h"
 #include "cpu/gemm_kernel.h"
+#include "cpu/int8_kernel.h"
 #include "cpu/kernel_table.h"
 #include "cpu/softmax_kernel.h"
 #include "cpu/weight_kernel.h"
@@ -18,10 +20,32 @@ void exp_array(const float* x, std::int64_t n, float* y) {
   }
 }
 
-template <class V>
+/// V: 16 floats, B: 16 sums of byte products.
+template <class V, class B>
 constexpr KernelTable kernel_table_of() {
-  return {V::tile_rows,    V::fused_rows,  gemm_panel<V>,     quantised_rows<V>,     transpose<V>, unpack_panel<V>,
-          softmax_part<V>, softmax_row<V>, attention_rows<V>, attention_gradient<V>, exp_array<V>};
+  KernelTable table{};
+  table.tile_rows = V::tile_rows;
+  table.fused_rows = V::fused_rows;
+  table.direct_rows = V::direct_rows;
+  table.int8_rows = B::int8_rows;
+  table.gemm_panel = gemm_panel<V>;
+  table.direct_panel = direct_panel<V>;
+  table.int8_panel = int8_panel<B>;
+  table.quantised_rows = quantised_rows<V>;
+  table.transpose = transpose<V>;
+  table.unpack_panel = unpack_panel<V>;
+  table.unpack_pairs = unpack_pairs<V>;
+  table.unpack_int8 = unpack_int8<B>;
+  table.int8_row = int8_row<V>;
+  table.bf16_pairs = bf16_pairs<V>;
+  table.bf16_row = bf16_row<V>;
+  table.bf16_round = bf16_round<V>;
+  table.softmax_part = softmax_part<V>;
+  table.softmax_row = softmax_row<V>;
+  table.attention_rows = attention_rows<V>;
+  table.attention_gradient = attention_gradient<V>;
+  table.exp_array = exp_array<V>;
+  return table;
 }
 
 }  // namespace expctr::cpu

@@ -3,7 +3,7 @@
 
 namespace expctr::cpu {
 
-constexpr KernelTable table = kernel_table_of<v3::Floats>();
+constexpr KernelTable table = kernel_table_of<v3::Floats, v3::Bytes>();
 const KernelTable kernels_v3 = table;
 
 }  // namespace expctr::cpu

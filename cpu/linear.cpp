@@ -1,13 +1,11 @@
-// Products with frozen weights. Forward: outputs in panels of 32; a panel is dequantised once into [inputs][32] (second-level cache) and
-// multiplied with all rows. Backward: inputs in columns of 32, outputs in chunks that are dequantised into [outputs][32] and added to dx in
-// ascending order. 2 rows outputs inputs operations; few rows: bound by reading the packed weight once.
+// Products with frozen weights (cpu/linear_multiply.h): rows in chunks that are packed once. 2 rows outputs inputs operations; few rows:
+// bound by reading the packed weight once.
 #include "base/kernels/linear.h"
 
 #include <algorithm>
 
 #include "cpu/linear_multiply.h"
 #include "cpu/linear_pack.h"
-#include "cpu/matmul_pack.h"
 #include "cpu/run.h"
 #include "cpu/shape_check.h"
 #include "cpu/thread_pool.h"
@@ -20,47 +18,9 @@ constexpr std::int64_t row_chunk = 96 * 12;
 
 }  // namespace
 
-int first_tile_rows(const KernelTable& table, const PackedWeight& weight) { return is_quantised(weight.dtype) ? table.fused_rows : 0; }
-
-std::int64_t multiply_scratch_floats(const PackedWeight& weight) { return weight.inputs * panel_width; }
-
-void multiply_panels(const KernelTable& table, const PackedWeight& weight, const float* packed, std::int64_t rows, std::int64_t first,
-                     std::int64_t count, const float* bias, float* y, std::int64_t y_stride, float* scratch) {
-  const DType dtype = panel_dtype(weight.dtype);
-  const std::int64_t fused = std::min<std::int64_t>(rows, first_tile_rows(table, weight));
-  const std::int64_t together = rows == 1 && fused == 1 ? 2 : 1;  // panels of one step
-  for (std::int64_t i = 0; i < count; i += together) {
-    const std::int64_t n0 = (first + i) * panel_width, panels = std::min(together, count - i);
-    const int columns = static_cast<int>(std::min(panels * panel_width, weight.outputs - n0));
-    const std::byte* data = panel_data(weight, first + i);
-    const float* panel_bias = bias ? bias + n0 : nullptr;
-    float* c = y + i * panel_width;
-    const float* panel = scratch;
-    if (fused > 0)
-      table.quantised_rows(dtype, static_cast<int>(fused), weight.inputs, packed, data, c, y_stride, columns, panel_bias,
-                           rows > fused ? scratch : nullptr);
-    else if (dtype == DType::f32)
-      panel = reinterpret_cast<const float*>(data);
-    else
-      table.unpack_panel(dtype, data, 0, weight.inputs, scratch);
-    if (rows > fused)
-      table.gemm_panel(rows - fused, weight.inputs, packed + fused * weight.inputs, panel, panel_width, c + fused * y_stride, y_stride,
-                       columns, panel_bias, false);
-  }
-}
-
-void multiply_transposed(const KernelTable& table, const PackedWeight& weight, const float* packed, std::int64_t rows, std::int64_t n0,
-                         std::int64_t n1, float* dx) {
-  const std::int64_t blocks = (weight.inputs + panel_width - 1) / panel_width, outputs = n1 - n0;
-  parallel_for(blocks, std::max<std::int64_t>(1, 1024 / std::max<std::int64_t>(1, outputs)), [&](std::int64_t begin, std::int64_t end) {
-    float* columns = reinterpret_cast<float*>(thread_scratch(sizeof(float) * outputs * panel_width).data());
-    for (std::int64_t block = begin; block < end; ++block) {
-      const std::int64_t k0 = block * panel_width;
-      unpack_columns(weight, n0, n1, k0, columns);
-      table.gemm_panel(rows, outputs, packed, columns, panel_width, dx + k0, weight.inputs,
-                       static_cast<int>(std::min<std::int64_t>(panel_width, weight.inputs - k0)), nullptr, true);
-    }
-  });
+template <>
+std::size_t scratch_bytes(const LinearFrozen&) {
+  return 0;
 }
 
 template <>
@@ -78,9 +38,8 @@ void run(const LinearFrozen& args, Stream) {
   const float* bias = args.bias.as<float>();
   for (std::int64_t r0 = 0; r0 < args.x.rows(); r0 += row_chunk) {
     const std::int64_t rows = std::min(row_chunk, args.x.rows() - r0);
-    float* packed = reinterpret_cast<float*>(thread_scratch(sizeof(float) * rows * weight.inputs, 1).data());
-    pack_rows(table, args.x.as<float>() + r0 * weight.inputs, weight.inputs, 1, rows, weight.inputs, 1.0f, first_tile_rows(table, weight),
-              packed);
+    float* packed = reinterpret_cast<float*>(thread_scratch(sizeof(float) * rows * packed_input_floats(table, weight), 1).data());
+    pack_inputs(table, weight, args.x.as<float>() + r0 * weight.inputs, rows, packed);
     float* y = args.y.as<float>() + r0 * weight.outputs;
     const std::int64_t grain = std::max<std::int64_t>(1, 65536 / std::max<std::int64_t>(1, (rows + 4) * weight.inputs));
     parallel_for(panel_count(weight), grain, [&](std::int64_t begin, std::int64_t end) {
@@ -112,7 +71,7 @@ void run(const LinearFrozenBackward& args, Stream) {
     const std::int64_t rows = std::min(row_chunk, args.dy.rows() - r0);
     for (std::int64_t n0 = 0; n0 < weight.outputs; n0 += output_chunk) {
       const std::int64_t n1 = std::min(weight.outputs, n0 + output_chunk);
-      pack_rows(table, args.dy.as<float>() + r0 * weight.outputs + n0, weight.outputs, 1, rows, n1 - n0, 1.0f, 0, packed);
+      pack_outputs(table, weight, args.dy.as<float>() + r0 * weight.outputs + n0, weight.outputs, rows, n1 - n0, packed);
       multiply_transposed(table, weight, packed, rows, n0, n1, args.dx.as<float>() + r0 * weight.inputs);
     }
   }

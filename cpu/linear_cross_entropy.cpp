@@ -7,7 +7,6 @@
 #include "base/kernels/linear.h"
 #include "cpu/linear_multiply.h"
 #include "cpu/linear_pack.h"
-#include "cpu/matmul_pack.h"
 #include "cpu/run.h"
 #include "cpu/shape_check.h"
 #include "cpu/softmax_total.h"
@@ -46,7 +45,7 @@ void check_arguments(const char* kernel, const Args& args, const View& row_value
 template <>
 std::size_t scratch_bytes(const LinearCrossEntropyForward& args) {
   const std::int64_t rows = args.x.rows();
-  return sizeof(float) * rows * args.weight.inputs + sizeof(SoftmaxPart) * rows * tile_count(args.weight) + sizeof(float) * rows;
+  return sizeof(float) * rows * packed_input_floats(kernels(), args.weight) + sizeof(SoftmaxPart) * rows * tile_count(args.weight) + sizeof(float) * rows;
 }
 
 template <>
@@ -66,13 +65,12 @@ void run(const LinearCrossEntropyForward& args, Stream) {
   const float scale = static_cast<float>(1.0 / args.temperature);
   const std::int32_t* targets = args.targets.as<std::int32_t>();
   float* packed = args.scratch.as<float>();
-  SoftmaxPart* parts = reinterpret_cast<SoftmaxPart*>(packed + rows * weight.inputs);
+  const std::int64_t packed_row = packed_input_floats(table, weight);
+  SoftmaxPart* parts = reinterpret_cast<SoftmaxPart*>(packed + rows * packed_row);
   float* target_logit = reinterpret_cast<float*>(parts + rows * tiles);
   const std::int64_t row_blocks = (rows + forward_rows - 1) / forward_rows;
-  const int first_rows = first_tile_rows(table, weight);
   for (std::int64_t r0 = 0; r0 < rows; r0 += forward_rows)
-    pack_rows(table, args.x.as<float>() + r0 * weight.inputs, weight.inputs, 1, std::min(forward_rows, rows - r0), weight.inputs, 1.0f,
-              first_rows, packed + r0 * weight.inputs);
+    pack_inputs(table, weight, args.x.as<float>() + r0 * weight.inputs, std::min(forward_rows, rows - r0), packed + r0 * packed_row);
   parallel_for(tiles * row_blocks, 1, [&](std::int64_t begin, std::int64_t end) {
     float* logits = reinterpret_cast<float*>(
         thread_scratch(sizeof(float) * (std::min(rows, forward_rows) * vocabulary_tile + multiply_scratch_floats(weight))).data());
@@ -80,7 +78,7 @@ void run(const LinearCrossEntropyForward& args, Stream) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t tile = i / row_blocks, r0 = i % row_blocks * forward_rows, count = std::min(forward_rows, rows - r0);
       const std::int64_t n0 = tile * vocabulary_tile, classes = std::min(vocabulary_tile, weight.outputs - n0);
-      multiply_panels(table, weight, packed + r0 * weight.inputs, count, tile * tile_panels, (classes + panel_width - 1) / panel_width,
+      multiply_panels(table, weight, packed + r0 * packed_row, count, tile * tile_panels, (classes + panel_width - 1) / panel_width,
                       nullptr, logits, vocabulary_tile, scratch);
       for (std::int64_t r = 0; r < count; ++r) {
         table.softmax_part(logits + r * vocabulary_tile, classes, scale, &parts[tile * rows + r0 + r]);
@@ -102,7 +100,7 @@ void run(const LinearCrossEntropyForward& args, Stream) {
 template <>
 std::size_t scratch_bytes(const LinearCrossEntropyBackward& args) {
   const std::int64_t rows = std::min(args.x.rows(), backward_rows);
-  return sizeof(float) * rows * (args.weight.inputs + 2 * vocabulary_tile);
+  return sizeof(float) * rows * (packed_input_floats(kernels(), args.weight) + 2 * vocabulary_tile);
 }
 
 template <>
@@ -122,13 +120,12 @@ void run(const LinearCrossEntropyBackward& args, Stream) {
   for (std::int64_t r0 = 0; r0 < args.x.rows(); r0 += backward_rows) {
     const std::int64_t rows = std::min(backward_rows, args.x.rows() - r0);
     float* packed = args.scratch.as<float>();
-    float* logits = packed + rows * weight.inputs;
+    float* logits = packed + rows * packed_input_floats(table, weight);
     float* packed_gradient = logits + rows * vocabulary_tile;
     const std::int32_t* targets = args.targets.as<std::int32_t>() + r0;
     const float* log_sum_exp = args.log_sum_exp.as<float>() + r0;
     const float* gradient = args.dlog_probability.as<float>() + r0;
-    pack_rows(table, args.x.as<float>() + r0 * weight.inputs, weight.inputs, 1, rows, weight.inputs, 1.0f, first_tile_rows(table, weight),
-              packed);
+    pack_inputs(table, weight, args.x.as<float>() + r0 * weight.inputs, rows, packed);
     for (std::int64_t tile = 0; tile < tile_count(weight); ++tile) {
       const std::int64_t n0 = tile * vocabulary_tile, classes = std::min(vocabulary_tile, weight.outputs - n0);
       parallel_for((classes + panel_width - 1) / panel_width, 1, [&](std::int64_t begin, std::int64_t end) {
@@ -146,7 +143,7 @@ void run(const LinearCrossEntropyBackward& args, Stream) {
           for (std::int64_t i = 0; i < classes; ++i) row[i] *= -factor;
         }
       });
-      pack_rows(table, logits, vocabulary_tile, 1, rows, classes, 1.0f, 0, packed_gradient);
+      pack_outputs(table, weight, logits, vocabulary_tile, rows, classes, packed_gradient);
       multiply_transposed(table, weight, packed_gradient, rows, n0, n0 + classes, args.dx.as<float>() + r0 * weight.inputs);
     }
   }

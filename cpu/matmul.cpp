@@ -1,6 +1,6 @@
 // Matrix products between dense operands.
-// float: A is packed into register tiles, B panel by panel into [k][32]; cpu/gemm_kernel.h multiplies. 2 M N K operations, bound by the
-// multiply-add units for M of a tile or more, by reading B below that. k is cut into chunks whose partial sums pass through c: a store and
+// float: A is packed into register tiles, B panel by panel into [k][32]; cpu/gemm_kernel.h multiplies. Few rows do not pay for packing B:
+// it is read where it lies. 2 M N K operations, bound by the multiply-add units for M of a tile or more, by reading B below that. k is cut into chunks whose partial sums pass through c: a store and
 // a load change no bit. double: a plain loop with the same order, for tests. alpha multiplies the elements of a (rounded) before the
 // products; accumulate starts the sum at c.
 #include "base/kernels/matmul.h"
@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/scalar_math.h"
 #include "cpu/kernel_table.h"
 #include "cpu/matmul_pack.h"
 #include "cpu/run.h"
@@ -23,6 +24,7 @@ constexpr std::int64_t row_chunk = 96 * 12;  // bounds the packed A
 struct Problem {
   std::int64_t batch, m, n, k;
   std::int64_t a_row, a_k, b_k, b_column;  ///< strides in elements
+  std::int64_t a_batch, b_batch;           ///< 0: one matrix for all batches
 };
 
 Problem problem_of(const MatMul& args) {
@@ -36,7 +38,8 @@ Problem problem_of(const MatMul& args) {
   p.m = c.shape[r];
   p.n = c.shape[r + 1];
   p.k = args.transpose_a ? a.shape[r] : a.shape[r + 1];
-  check(!r || (a.shape[0] == p.batch && b.shape[0] == p.batch), "equal batch extents");
+  const auto batched = [&](const View& view) { return view.shape[0] == p.batch || view.shape[0] == 1; };
+  check(!r || (batched(a) && batched(b)), "equal batch extents, or 1 to share a matrix");
   check((args.transpose_a ? a.shape[r + 1] : a.shape[r]) == p.m, "op(a) has as many rows as c");
   check((args.transpose_b ? b.shape[r] : b.shape[r + 1]) == p.n, "op(b) has as many columns as c");
   check((args.transpose_b ? b.shape[r + 1] : b.shape[r]) == p.k, "op(a) has as many columns as op(b) rows");
@@ -44,6 +47,11 @@ Problem problem_of(const MatMul& args) {
   p.a_k = args.transpose_a ? p.m : 1;
   p.b_k = args.transpose_b ? 1 : p.n;
   p.b_column = args.transpose_b ? p.k : 1;
+  p.a_batch = r && a.shape[0] == 1 ? 0 : p.m * p.k;
+  p.b_batch = r && b.shape[0] == 1 ? 0 : p.k * p.n;
+  check(args.bias.empty() || (args.bias.dtype == c.dtype && args.bias.size() == p.n), "bias is like a row of c");
+  check(args.before_activation.empty() || (args.before_activation.dtype == c.dtype && args.before_activation.size() == c.size()),
+        "before_activation is like c");
   return p;
 }
 
@@ -53,8 +61,8 @@ void multiply(const MatMul& args, const Problem& p, std::int64_t batch) {
   const std::int64_t panels = (p.n + panel_width - 1) / panel_width;
   const float alpha = static_cast<float>(args.alpha);
   float* packed = reinterpret_cast<float*>(thread_scratch(sizeof(float) * std::min(p.m, row_chunk) * std::min(p.k, k_chunk), 1).data());
-  const float* a = args.a.as<float>() + batch * p.m * p.k;
-  const float* b = args.b.as<float>() + batch * p.k * p.n;
+  const float* a = args.a.as<float>() + batch * p.a_batch;
+  const float* b = args.b.as<float>() + batch * p.b_batch;
   float* c = args.c.as<float>() + batch * p.m * p.n;
   for (std::int64_t m0 = 0; m0 < p.m; m0 += row_chunk) {
     const std::int64_t rows = std::min(row_chunk, p.m - m0);
@@ -69,9 +77,17 @@ void multiply(const MatMul& args, const Problem& p, std::int64_t batch) {
         for (std::int64_t i = begin; i < end; ++i) {
           const std::int64_t n0 = i / parts * panel_width, r0 = i % parts * part;
           const int columns = static_cast<int>(std::min<std::int64_t>(panel_width, p.n - n0));
-          pack_panel(table, b + k0 * p.b_k + n0 * p.b_column, p.b_k, p.b_column, count, columns, panel);
-          table.gemm_panel(std::min(part, rows - r0), count, packed + r0 * count, panel, panel_width, c + (m0 + r0) * p.n + n0, p.n, columns,
-                           nullptr, args.accumulate || k0 > 0);
+          const float* source = b + k0 * p.b_k + n0 * p.b_column;
+          float* out = c + (m0 + r0) * p.n + n0;
+          const bool load = args.accumulate || k0 > 0;
+          if (p.b_k == 1 && p.m <= table.direct_rows) {
+            table.direct_panel(static_cast<int>(rows), count, packed, source, p.b_column, out, p.n, columns, load);
+          } else if (p.b_column == 1 && p.m <= table.tile_rows && columns == panel_width) {
+            table.gemm_panel(rows, count, packed, source, p.b_k, out, p.n, columns, nullptr, load);
+          } else {
+            pack_panel(table, source, p.b_k, p.b_column, count, columns, panel);
+            table.gemm_panel(std::min(part, rows - r0), count, packed + r0 * count, panel, panel_width, out, p.n, columns, nullptr, load);
+          }
         }
       });
     }
@@ -92,8 +108,8 @@ void multiply_double(const MatMul& args, const Problem& p) {
   parallel_for(rows, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
       const std::int64_t batch = row / p.m, m = row % p.m;
-      const double* a = args.a.as<double>() + batch * p.m * p.k + m * p.a_row;
-      const double* b = args.b.as<double>() + batch * p.k * p.n;
+      const double* a = args.a.as<double>() + batch * p.a_batch + m * p.a_row;
+      const double* b = args.b.as<double>() + batch * p.b_batch;
       double* c = args.c.as<double>() + row * p.n;
       for (std::int64_t n0 = 0; n0 < p.n; n0 += 8) {
         const int columns = static_cast<int>(std::min<std::int64_t>(8, p.n - n0));
@@ -109,7 +125,39 @@ void multiply_double(const MatMul& args, const Problem& p) {
   });
 }
 
+template <class T>
+T activated(Activation activation, T x) {
+  switch (activation) {
+    case Activation::none: return x;
+    case Activation::relu: return scalar::evaluate(Unary::relu, x);
+    case Activation::gelu_tanh: return scalar::evaluate(Unary::gelu_tanh, x);
+    case Activation::gelu: return scalar::evaluate(Unary::gelu, x);
+  }
+  return x;
+}
+
+/// Bias and activation in one pass over the product.
+template <class T>
+void finish(const MatMul& args, const Problem& p) {
+  const T* bias = args.bias.as<T>();
+  parallel_for(p.batch * p.m, std::max<std::int64_t>(1, 8192 / p.n), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      T* c = args.c.as<T>() + row * p.n;
+      if (bias != nullptr)
+        for (std::int64_t i = 0; i < p.n; ++i) c[i] += bias[i];
+      if (!args.before_activation.empty()) std::copy_n(c, p.n, args.before_activation.as<T>() + row * p.n);
+      if (args.activation != Activation::none)
+        for (std::int64_t i = 0; i < p.n; ++i) c[i] = activated(args.activation, c[i]);
+    }
+  });
+}
+
 }  // namespace
+
+template <>
+std::size_t scratch_bytes(const MatMul&) {
+  return 0;
+}
 
 template <>
 void run(const MatMul& args, Stream) {
@@ -117,12 +165,13 @@ void run(const MatMul& args, Stream) {
   if (p.batch * p.m * p.n == 0) return;
   if (p.k == 0) {
     if (!args.accumulate) std::fill_n(static_cast<char*>(args.c.data), dtype_bytes(args.c.dtype, args.c.size()), 0);
-    return;
-  }
-  if (args.c.dtype == DType::f32)
+  } else if (args.c.dtype == DType::f32) {
     multiply_batch(args, p);
-  else
+  } else {
     multiply_double(args, p);
+  }
+  if (args.bias.empty() && args.activation == Activation::none && args.before_activation.empty()) return;
+  args.c.dtype == DType::f32 ? finish<float>(args, p) : finish<double>(args, p);
 }
 
 }  // namespace expctr::cpu

@@ -9,8 +9,27 @@
 
 namespace expctr::cpu {
 
+namespace {
+
+bool is_control(const View& control) { return control.dtype == DType::f64 && control.rank == 1 && control.size() == 3; }
+
+}  // namespace
+
 template <>
-void run(const AdamW& args, Stream) {
+std::size_t scratch_bytes(const AdamW&) {
+  return 0;
+}
+
+template <>
+void run(const AdamW& given, Stream) {
+  AdamW args = given;
+  if (!args.control.empty()) {
+    require(is_control(args.control), "adamw", "control must be f64 [3]", {{"control", args.control}});
+    const double* control = args.control.as<const double>();
+    args.learning_rate = control[0];
+    args.step = static_cast<std::int64_t>(control[1]);
+    args.gradient_scale = control[2];
+  }
   std::int64_t total = 0;
   for (int t = 0; t < args.count; ++t) {
     const AdamTensor& tensor = args.tensors[t];
@@ -49,6 +68,16 @@ void run(const AdamW& args, Stream) {
       });
     }
   });
+}
+
+template <>
+void run(const AdvanceStep& args, Stream) {
+  require(is_control(args.control) && args.total.dtype == DType::f64 && args.total.size() == 1, "advance_step",
+          "total must be f64 [1] and control f64 [3]", {{"total", args.total}, {"control", args.control}});
+  double* control = args.control.as<double>();
+  control[1] += 1.0;
+  const double scale = args.most / (std::sqrt(*args.total.as<const double>()) + 1e-6);
+  control[2] = args.most <= 0.0 || scale > 1.0 ? 1.0 : scale;
 }
 
 }  // namespace expctr::cpu

@@ -12,9 +12,11 @@ struct Lanes {
 };
 
 struct Floats {
+  using Integers = Lanes;
   __m512 all;
 
   static constexpr int tile_rows = 12;
+  static constexpr int direct_rows = 8;
   static constexpr int fused_rows = 8;
   static constexpr int tile_vectors = 2;
 
@@ -32,12 +34,53 @@ struct Floats {
   static Floats load_i8(const std::int8_t* p) {
     return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
   }
+  static Floats load_u8(const std::uint8_t* p) { return {_mm512_cvtepi32_ps(load_lanes(p).all)}; }
   static Lanes load_lanes(const std::uint32_t* p) { return {_mm512_loadu_si512(p)}; }
+  static Lanes load_lanes(const std::uint16_t* p) {
+    return {_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+  static Lanes load_lanes(const std::uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
   template <int i>
   static Floats nibble(Lanes x) {
     // The permutation looks at the lowest four bits of a lane only.
     const __m512 numbers = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     return {_mm512_permutexvar_ps(_mm512_srli_epi32(x.all, 4 * i), numbers)};
+  }
+
+  /// Bits 4 i to 4 i + 3 of `low` with the i-th group of BITS bits of `high` above them, as numbers.
+  template <int i, int BITS>
+  static Floats code(Lanes low, Lanes high) {
+    const __m512i above = _mm512_and_si512(_mm512_srli_epi32(high.all, BITS * i), _mm512_set1_epi32((1 << BITS) - 1));
+    const __m512i below = _mm512_and_si512(_mm512_srli_epi32(low.all, 4 * i), _mm512_set1_epi32(15));
+    return {_mm512_cvtepi32_ps(_mm512_or_si512(below, _mm512_slli_epi32(above, 4)))};
+  }
+  /// Byte i of every lane, as numbers 0 to 255.
+  template <int i>
+  static Floats byte(Lanes x) {
+    return {_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(x.all, 8 * i), _mm512_set1_epi32(255)))};
+  }
+
+  /// Rounded to bf16 (nearest, ties to even; not-a-number stays one).
+  Floats bf16() const { return {_mm512_castsi512_ps(_mm512_and_si512(bf16_bits(), _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))))}; }
+  void store_bf16(std::uint16_t* p) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(bf16_bits(), 16)));
+  }
+  /// Words of two bf16: `first` in the low halves.
+  static Floats bf16_pairs(Floats first, Floats second) {
+    return {_mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32(first.bf16_bits(), 16), _mm512_castps_si512(second.bf16().all)))};
+  }
+  Floats first_of_pair() const { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(all), 16))}; }
+  Floats second_of_pair() const {
+    return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(all), _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))))};
+  }
+  /// Whole numbers in [-128, 127] as bytes.
+  void store_i8(std::int8_t* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(all))); }
+  /// The largest |x| of both as bits; not-a-number is above infinity.
+  static std::uint32_t largest_magnitude(Floats a, Floats b) {
+    const __m512i no_sign = _mm512_set1_epi32(0x7FFFFFFF);
+    const __m512i x = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(a.all), no_sign),
+                                       _mm512_and_si512(_mm512_castps_si512(b.all), no_sign));
+    return static_cast<std::uint32_t>(_mm512_reduce_max_epi32(x));
   }
 
   friend Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.all, b.all)}; }
@@ -100,6 +143,13 @@ struct Floats {
   }
 
  private:
+  /// In the upper half of a lane.
+  __m512i bf16_bits() const {
+    const __m512i bits = _mm512_castps_si512(all);
+    const __m512i even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7FFF)));
+    return _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(all, all, _CMP_UNORD_Q), bits, _mm512_set1_epi32(0x400000));
+  }
   static __mmask16 mask(int n) { return static_cast<__mmask16>(n <= 0 ? 0 : n >= 16 ? 0xFFFF : (1 << n) - 1); }
 };
 

@@ -12,9 +12,11 @@ struct Lanes {
 };
 
 struct Floats {
+  using Integers = Lanes;
   __m256 low, high;
 
   static constexpr int tile_rows = 6;     ///< rows of a matrix tile that fit the registers, with ...
+  static constexpr int direct_rows = 2;   ///< rows of a tile that reads an unpacked operand
   static constexpr int fused_rows = 4;    ///< rows of a tile that also unpacks its weights
   static constexpr int tile_vectors = 1;  ///< ... this many vectors of 16 columns
 
@@ -39,6 +41,18 @@ struct Floats {
     return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))),
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 8))))};
   }
+  static Floats load_u8(const std::uint8_t* p) {
+    const Lanes x = load_lanes(p);
+    return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)};
+  }
+  static Lanes load_lanes(const std::uint16_t* p) {
+    return {_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+            _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+  }
+  static Lanes load_lanes(const std::uint8_t* p) {
+    return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))),
+            _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 8)))};
+  }
   static Lanes load_lanes(const std::uint32_t* p) {
     return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
   }
@@ -48,6 +62,53 @@ struct Floats {
     const __m256i fifteen = _mm256_set1_epi32(15);
     return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.low, 4 * i), fifteen)),
             _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.high, 4 * i), fifteen))};
+  }
+
+  /// Bits 4 i to 4 i + 3 of `low` with the i-th group of BITS bits of `high` above them, as numbers.
+  template <int i, int BITS>
+  static Floats code(Lanes low, Lanes high) {
+    return {code<i, BITS>(low.low, high.low), code<i, BITS>(low.high, high.high)};
+  }
+  /// Byte i of every lane, as numbers 0 to 255.
+  template <int i>
+  static Floats byte(Lanes x) {
+    const __m256i all = _mm256_set1_epi32(255);
+    return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.low, 8 * i), all)),
+            _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.high, 8 * i), all))};
+  }
+
+  /// Rounded to bf16 (nearest, ties to even; not-a-number stays one).
+  Floats bf16() const { return {upper(bf16_bits(low)), upper(bf16_bits(high))}; }
+  void store_bf16(std::uint16_t* p) const {
+    const __m256i halves = _mm256_packus_epi32(_mm256_srli_epi32(bf16_bits(low), 16), _mm256_srli_epi32(bf16_bits(high), 16));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(halves, 0xD8));
+  }
+  /// Words of two bf16: `first` in the low halves.
+  static Floats bf16_pairs(Floats first, Floats second) {
+    const Floats above = second.bf16();
+    return {_mm256_castsi256_ps(_mm256_or_si256(_mm256_srli_epi32(bf16_bits(first.low), 16), _mm256_castps_si256(above.low))),
+            _mm256_castsi256_ps(_mm256_or_si256(_mm256_srli_epi32(bf16_bits(first.high), 16), _mm256_castps_si256(above.high)))};
+  }
+  Floats first_of_pair() const {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(low), 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(high), 16))};
+  }
+  Floats second_of_pair() const { return {upper(_mm256_castps_si256(low)), upper(_mm256_castps_si256(high))}; }
+  /// Whole numbers in [-128, 127] as bytes.
+  void store_i8(std::int8_t* p) const {
+    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(low), _mm256_cvtps_epi32(high));
+    const __m256i bytes = _mm256_permute4x64_epi64(words, 0xD8);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
+  }
+  /// The largest |x| of both as bits; not-a-number is above infinity.
+  static std::uint32_t largest_magnitude(Floats a, Floats b) {
+    const __m256i no_sign = _mm256_set1_epi32(0x7FFFFFFF);
+    const auto magnitude = [&](__m256 x) { return _mm256_and_si256(_mm256_castps_si256(x), no_sign); };
+    const __m256i eight = _mm256_max_epi32(_mm256_max_epi32(magnitude(a.low), magnitude(a.high)),
+                                           _mm256_max_epi32(magnitude(b.low), magnitude(b.high)));
+    const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+    return static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xB1))));
   }
 
   friend Floats operator+(Floats a, Floats b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
@@ -119,11 +180,61 @@ struct Floats {
       _mm256_storeu_ps(out + (4 + c) * out_stride, _mm256_permute2f128_ps(fours[c], fours[4 + c], 0x31));
     }
   }
+  static __m256i bf16_bits(__m256 x) {  // in the upper half of a lane
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i even = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(even, _mm256_set1_epi32(0x7FFF)));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    return _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+  }
+  static __m256 upper(__m256i x) { return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(0xFFFF0000u)))); }
+  template <int i, int BITS>
+  static __m256 code(__m256i low, __m256i high) {
+    const __m256i above = _mm256_and_si256(_mm256_srli_epi32(high, BITS * i), _mm256_set1_epi32((1 << BITS) - 1));
+    const __m256i below = _mm256_and_si256(_mm256_srli_epi32(low, 4 * i), _mm256_set1_epi32(15));
+    return _mm256_cvtepi32_ps(_mm256_or_si256(below, _mm256_slli_epi32(above, 4)));
+  }
   static __m256 widen_bf16(const std::uint16_t* p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
   }
   static __m256 power_of_two(__m256 n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+  }
+};
+
+/// Sixteen sums of four byte products in two AVX registers; the interface of avx512::Bytes.
+struct Bytes {
+  using Float = Floats;
+  static constexpr int int8_rows = 2;
+  static constexpr int int8_vectors = 1;
+  static constexpr bool signed_codes = true;
+  __m256i low, high;
+
+  static Bytes zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static Bytes broadcast(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+  static Bytes load(const std::uint8_t* p) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
+  }
+  Bytes low_nibbles() const {
+    const __m256i fifteen = _mm256_set1_epi8(15);
+    return {_mm256_and_si256(low, fifteen), _mm256_and_si256(high, fifteen)};
+  }
+  Bytes high_nibbles() const { return Bytes{_mm256_srli_epi16(low, 4), _mm256_srli_epi16(high, 4)}.low_nibbles(); }
+  Floats to_float() const { return {_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)}; }
+  template <bool WIDE>
+  static Bytes add_products(Bytes sum, Bytes codes, Bytes x) {
+    return {add_products<WIDE>(sum.low, codes.low, x.low), add_products<WIDE>(sum.high, codes.high, x.high)};
+  }
+
+ private:
+  template <bool WIDE>
+  static __m256i add_products(__m256i sum, __m256i codes, __m256i x) {
+    if constexpr (WIDE) {  // the instruction wants one operand without sign: |code - 128| <= 128, and two products stay below 2^15
+      codes = _mm256_xor_si256(codes, _mm256_set1_epi8(static_cast<char>(0x80)));
+      x = _mm256_sign_epi8(x, codes);
+      codes = _mm256_abs_epi8(codes);
+    }
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1)));
   }
 };
 

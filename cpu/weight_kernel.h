@@ -1,8 +1,9 @@
 // Panels of 32 outputs of a packed frozen weight, and what turns them into float32 on the way to the multiply-add units.
-// Plain types: [inputs][32]. Blocks of 32 inputs: q8_0 {f16 d[32]; i8 code[32 inputs][32]}; q4_1 {f16 d[32], m[32]; u32 codes[4][32]},
-// where bits 4 i to 4 i + 3 of codes[g][n] are the code of input 8 g + i of output n. A packed block is exactly as large as the 32 file
-// blocks it came from. Value = d code, rounded, + m, rounded, as base/blocks.h. d has 11 significant bits and a code at most 8, so d code
-// is exact and one fused multiply-add gives the same bits.
+// Plain types: [inputs][32]. Block formats hold the file's codes, outputs side by side (structs below): bits 4 i to 4 i + 3 of codes[g][n]
+// are the low four bits of input 8 g + i of output n, bit i (q6_k: bits 2 i and 2 i + 1) of high[g][n] what stands above them. Packed blocks
+// are as large as the file's, but for the 6-bit scales of q4_k and q5_k, which take a byte.
+// Value = scale code, rounded, + minimum, rounded, as base/blocks.h. d has 11 significant bits, a group's scale at most 7 and a code at most
+// 8 (6 beside a group's scale), so scale times code is exact and one fused multiply-add gives the same bits.
 #pragma once
 
 #include <cstdint>
@@ -13,18 +14,78 @@
 
 namespace expctr::cpu {
 
-struct PackedQ8_0 {
+struct PackedQ4_0 {
   std::uint16_t d[32];
-  std::int8_t codes[32][32];
+  std::uint32_t codes[4][32];
 };
 struct PackedQ4_1 {
   std::uint16_t d[32], m[32];
   std::uint32_t codes[4][32];
 };
-static_assert(sizeof(PackedQ8_0) == 32 * 34 && sizeof(PackedQ4_1) == 32 * 20);
+struct PackedQ5_0 {
+  std::uint16_t d[32];
+  std::uint8_t high[4][32];
+  std::uint32_t codes[4][32];
+};
+struct PackedQ5_1 {
+  std::uint16_t d[32], m[32];
+  std::uint8_t high[4][32];
+  std::uint32_t codes[4][32];
+};
+struct PackedQ8_0 {
+  std::uint16_t d[32];
+  std::int8_t codes[32][32];
+};
+struct PackedQ4_K {
+  std::uint16_t d[32], minimum[32];
+  std::uint8_t scales[8][32], minima[8][32];
+  std::uint32_t codes[8][4][32];
+};
+struct PackedQ5_K {
+  std::uint16_t d[32], minimum[32];
+  std::uint8_t scales[8][32], minima[8][32];
+  std::uint8_t high[8][4][32];
+  std::uint32_t codes[8][4][32];
+};
+struct PackedQ6_K {
+  std::uint16_t d[32];
+  std::int8_t scales[16][32];
+  std::uint16_t high[8][4][32];
+  std::uint32_t codes[8][4][32];
+};
+static_assert(sizeof(PackedQ4_0) == 32 * 18 && sizeof(PackedQ4_1) == 32 * 20 && sizeof(PackedQ5_0) == 32 * 22);
+static_assert(sizeof(PackedQ5_1) == 32 * 24 && sizeof(PackedQ8_0) == 32 * 34 && sizeof(PackedQ6_K) == 32 * 210);
+static_assert(sizeof(PackedQ4_K) == 32 * 148 && sizeof(PackedQ5_K) == 32 * 180);
 
-/// Reads outputs 16 v .. 16 v + 15 of a block, eight inputs at a time: open(), then for each group of inputs 8 g .. 8 g + 7 group() and
-/// value<i>().
+/// Groups of 32 inputs in a packed block.
+template <class Packed>
+constexpr int groups_of_block = sizeof(Packed) > 32 * 100 ? 8 : 1;
+
+/// Calls body(static_cast<const Packed*>(nullptr)) for the block format `dtype`.
+template <class Body>
+inline void with_packed(DType dtype, const Body& body) {
+  switch (dtype) {
+    case DType::q4_0:
+      return body(static_cast<const PackedQ4_0*>(nullptr));
+    case DType::q4_1:
+      return body(static_cast<const PackedQ4_1*>(nullptr));
+    case DType::q5_0:
+      return body(static_cast<const PackedQ5_0*>(nullptr));
+    case DType::q5_1:
+      return body(static_cast<const PackedQ5_1*>(nullptr));
+    case DType::q8_0:
+      return body(static_cast<const PackedQ8_0*>(nullptr));
+    case DType::q4_k:
+      return body(static_cast<const PackedQ4_K*>(nullptr));
+    case DType::q5_k:
+      return body(static_cast<const PackedQ5_K*>(nullptr));
+    default:
+      return body(static_cast<const PackedQ6_K*>(nullptr));
+  }
+}
+
+/// Reads outputs 16 v .. 16 v + 15 of the group b of 32 inputs of a panel, eight inputs at a time: open(), then for each group of inputs
+/// 8 g .. 8 g + 7 group() and value<i>().
 template <class V, class Block>
 struct BlockReader;
 
@@ -33,27 +94,109 @@ struct BlockReader<V, PackedQ8_0> {
   V d;
   const std::int8_t* codes;
 
-  void open(const PackedQ8_0& block, int v) { d = V::load_f16(block.d + 16 * v); }
-  void group(const PackedQ8_0& block, int g, int v) { codes = block.codes[8 * g] + 16 * v; }
+  void open(const PackedQ8_0* panel, std::int64_t b, int v) { d = V::load_f16(panel[b].d + 16 * v); }
+  void group(const PackedQ8_0* panel, std::int64_t b, int g, int v) { codes = panel[b].codes[8 * g] + 16 * v; }
   template <int i>
   V value() const {
     return V::load_i8(codes + 32 * i) * d;
   }
 };
 
-template <class V>
-struct BlockReader<V, PackedQ4_1> {
+/// q4_0 and q4_1: scale and minimum a block, codes of four bits.
+template <class V, class Packed>
+struct NibbleReader {
   V d, m;
-  decltype(V::load_lanes(nullptr)) codes;
+  typename V::Integers codes;
 
-  void open(const PackedQ4_1& block, int v) {
-    d = V::load_f16(block.d + 16 * v);
-    m = V::load_f16(block.m + 16 * v);
+  void open(const Packed* panel, std::int64_t b, int v) {
+    d = V::load_f16(panel[b].d + 16 * v);
+    if constexpr (requires { panel->m; })
+      m = V::load_f16(panel[b].m + 16 * v);
+    else
+      m = d * V::broadcast(-8.0f);
   }
-  void group(const PackedQ4_1& block, int g, int v) { codes = V::load_lanes(block.codes[g] + 16 * v); }
+  void group(const Packed* panel, std::int64_t b, int g, int v) { codes = V::load_lanes(panel[b].codes[g] + 16 * v); }
   template <int i>
   V value() const {
     return V::fma(d, V::template nibble<i>(codes), m);
+  }
+};
+template <class V>
+struct BlockReader<V, PackedQ4_0> : NibbleReader<V, PackedQ4_0> {};
+template <class V>
+struct BlockReader<V, PackedQ4_1> : NibbleReader<V, PackedQ4_1> {};
+
+/// q5_0 and q5_1: as above with a fifth bit.
+template <class V, class Packed>
+struct FiveBitReader {
+  V d, m;
+  typename V::Integers codes, high;
+
+  void open(const Packed* panel, std::int64_t b, int v) {
+    d = V::load_f16(panel[b].d + 16 * v);
+    if constexpr (requires { panel->m; })
+      m = V::load_f16(panel[b].m + 16 * v);
+    else
+      m = d * V::broadcast(-16.0f);
+  }
+  void group(const Packed* panel, std::int64_t b, int g, int v) {
+    codes = V::load_lanes(panel[b].codes[g] + 16 * v);
+    high = V::load_lanes(panel[b].high[g] + 16 * v);
+  }
+  template <int i>
+  V value() const {
+    return V::fma(d, V::template code<i, 1>(codes, high), m);
+  }
+};
+template <class V>
+struct BlockReader<V, PackedQ5_0> : FiveBitReader<V, PackedQ5_0> {};
+template <class V>
+struct BlockReader<V, PackedQ5_1> : FiveBitReader<V, PackedQ5_1> {};
+
+/// q4_k and q5_k: scale and minimum a group of 32.
+template <class V, class Packed>
+struct GroupReader {
+  V d, m;
+  typename V::Integers codes, high;
+
+  void open(const Packed* panel, std::int64_t b, int v) {
+    const Packed& block = panel[b / 8];
+    d = V::load_f16(block.d + 16 * v) * V::load_u8(block.scales[b % 8] + 16 * v);
+    m = V::load_f16(block.minimum + 16 * v) * V::load_u8(block.minima[b % 8] + 16 * v) * V::broadcast(-1.0f);
+  }
+  void group(const Packed* panel, std::int64_t b, int g, int v) {
+    codes = V::load_lanes(panel[b / 8].codes[b % 8][g] + 16 * v);
+    if constexpr (requires { panel->high; }) high = V::load_lanes(panel[b / 8].high[b % 8][g] + 16 * v);
+  }
+  template <int i>
+  V value() const {
+    if constexpr (requires(Packed block) { block.high; })
+      return V::fma(d, V::template code<i, 1>(codes, high), m);
+    else
+      return V::fma(d, V::template nibble<i>(codes), m);
+  }
+};
+template <class V>
+struct BlockReader<V, PackedQ4_K> : GroupReader<V, PackedQ4_K> {};
+template <class V>
+struct BlockReader<V, PackedQ5_K> : GroupReader<V, PackedQ5_K> {};
+
+template <class V>
+struct BlockReader<V, PackedQ6_K> {
+  V d, scale, m;
+  typename V::Integers codes, high;
+
+  void open(const PackedQ6_K* panel, std::int64_t b, int v) { d = V::load_f16(panel[b / 8].d + 16 * v); }
+  void group(const PackedQ6_K* panel, std::int64_t b, int g, int v) {
+    const PackedQ6_K& block = panel[b / 8];
+    scale = d * V::load_i8(block.scales[2 * (b % 8) + g / 2] + 16 * v);
+    m = scale * V::broadcast(-32.0f);
+    codes = V::load_lanes(block.codes[b % 8][g] + 16 * v);
+    high = V::load_lanes(block.high[b % 8][g] + 16 * v);
+  }
+  template <int i>
+  V value() const {
+    return V::fma(scale, V::template code<i, 2>(codes, high), m);
   }
 };
 
@@ -66,18 +209,20 @@ template <class V, class Block, int ROWS, int NP, int NV, bool STORE>
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
     for (int j = 0; j < NP * NV; ++j) sum[r][j] = V::zero();
+  const std::int64_t stride = blocks / groups_of_block<Block>;  // packed blocks of a panel
   for (std::int64_t b = 0; b < blocks; ++b) {
 #pragma GCC unroll 4
-    for (int j = 0; j < NP * NV; ++j) reader[j].open(panel[j / NV * blocks + b], v0 + j % NV);
+    for (int j = 0; j < NP * NV; ++j) reader[j].open(panel + j / NV * stride, b, v0 + j % NV);
     // A panel is too short for the hardware to follow: ask for the same block of the next one.
 #pragma GCC unroll 2
     for (int p = 0; p < NP; ++p) {
-      const char* next = reinterpret_cast<const char*>(panel + (p + NP) * blocks + b);
-      for (unsigned i = 0; i < sizeof(Block); i += 64) __builtin_prefetch(next + i, 0, 2);
+      constexpr unsigned group_bytes = sizeof(Block) / groups_of_block<Block>;
+      const char* next = reinterpret_cast<const char*>(panel + (p + NP) * stride) + b * group_bytes;
+      for (unsigned i = 0; i < group_bytes; i += 64) __builtin_prefetch(next + i, 0, 2);
     }
     for (int g = 0; g < 4; ++g) {
 #pragma GCC unroll 4
-      for (int j = 0; j < NP * NV; ++j) reader[j].group(panel[j / NV * blocks + b], g, v0 + j % NV);
+      for (int j = 0; j < NP * NV; ++j) reader[j].group(panel + j / NV * stride, b, g, v0 + j % NV);
       [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
         (
             [&]() __attribute__((always_inline)) {
@@ -142,47 +287,39 @@ inline void quantised_tile(int rows, std::int64_t inputs, const float* a, const 
 template <class V>
 void quantised_rows(DType dtype, int rows, std::int64_t inputs, const float* a, const void* panel, float* c, std::int64_t ldc, int columns,
                     const float* bias, float* unpacked) {
-  if (dtype == DType::q4_1)
-    quantised_tile<V>(rows, inputs, a, static_cast<const PackedQ4_1*>(panel), c, ldc, columns, bias, unpacked);
-  else
-    quantised_tile<V>(rows, inputs, a, static_cast<const PackedQ8_0*>(panel), c, ldc, columns, bias, unpacked);
+  with_packed(dtype, [&]<class Packed>(const Packed*) {
+    quantised_tile<V>(rows, inputs, a, static_cast<const Packed*>(panel), c, ldc, columns, bias, unpacked);
+  });
 }
 
 /// Inputs [k0, k1) of a panel as float [k1 - k0][32]; multiples of 32 for block formats.
 template <class V>
 void unpack_panel(DType dtype, const void* panel, std::int64_t k0, std::int64_t k1, float* out) {
-  const auto blocks = [&]<class Block>(const Block* block) {
+  const auto halves = [&](auto load) {
+    const std::uint16_t* source = static_cast<const std::uint16_t*>(panel) + k0 * panel_width;
+    for (std::int64_t i = 0; i < (k1 - k0) * panel_width; i += 16) load(source + i).store(out + i);
+  };
+  if (dtype == DType::bf16) return halves([](const std::uint16_t* p) { return V::load_bf16(p); });
+  if (dtype == DType::f16) return halves([](const std::uint16_t* p) { return V::load_f16(p); });
+  if (dtype == DType::f32) {
+    const float* source = static_cast<const float*>(panel) + k0 * panel_width;
+    for (std::int64_t i = 0; i < (k1 - k0) * panel_width; i += 16) V::load(source + i).store(out + i);
+    return;
+  }
+  with_packed(dtype, [&]<class Packed>(const Packed*) {
     for (std::int64_t k = k0; k < k1; k += 32) {
       for (int v = 0; v < 2; ++v) {
-        BlockReader<V, Block> reader;
-        reader.open(block[k / 32], v);
+        BlockReader<V, Packed> reader;
+        reader.open(static_cast<const Packed*>(panel), k / 32, v);
         float* values = out + (k - k0) * panel_width + 16 * v;
         for (int g = 0; g < 4; ++g, values += 8 * panel_width) {
-          reader.group(block[k / 32], g, v);
+          reader.group(static_cast<const Packed*>(panel), k / 32, g, v);
           [&]<int... i>(std::integer_sequence<int, i...>) { (reader.template value<i>().store(values + i * panel_width), ...); }
           (std::make_integer_sequence<int, 8>{});
         }
       }
     }
-  };
-  const auto halves = [&](auto load) {
-    const std::uint16_t* source = static_cast<const std::uint16_t*>(panel) + k0 * panel_width;
-    for (std::int64_t i = 0; i < (k1 - k0) * panel_width; i += 16) load(source + i).store(out + i);
-  };
-  switch (dtype) {
-    case DType::q4_1:
-      return blocks(static_cast<const PackedQ4_1*>(panel));
-    case DType::q8_0:
-      return blocks(static_cast<const PackedQ8_0*>(panel));
-    case DType::bf16:
-      return halves([](const std::uint16_t* p) { return V::load_bf16(p); });
-    case DType::f16:
-      return halves([](const std::uint16_t* p) { return V::load_f16(p); });
-    default: {
-      const float* source = static_cast<const float*>(panel) + k0 * panel_width;
-      for (std::int64_t i = 0; i < (k1 - k0) * panel_width; i += 16) V::load(source + i).store(out + i);
-    }
-  }
+  });
 }
 
 }  // namespace expctr::cpu

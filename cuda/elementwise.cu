@@ -1,32 +1,40 @@
-// Elementwise kernels. Each reads its operands once and writes its result once, 4 bytes an element and operand, by 16-byte accesses where
-// the pointers allow; a few FLOPs an element (tens for the transcendental functions). All are bound by memory. Gradients of broadcast
-// operands are sums in the fixed order of cuda/reduction.cuh.
+// Elementwise kernels over equal shapes. Each reads its operands once and writes its result once, by 16-byte accesses where the pointers
+// allow: 4 bytes (f32) or 2 (bf16) an element and operand; a few FLOPs an element (tens for the transcendental functions). All are bound
+// by memory. Arithmetic is in float whatever the storage; the functions stand in base/scalar_math.h.
 #include "base/kernels/elementwise.h"
 #include "base/philox.h"
 #include "base/scalar_math.h"
-#include "cuda/broadcast.cuh"
 #include "cuda/map.cuh"
-#include "cuda/reduction.cuh"
 #include "cuda/storage.cuh"
 
 namespace expctr::cuda {
 
 namespace {
 
+/// The function is chosen once a packet.
 struct EvaluateUnary {
   Unary function;
-  __device__ void operator()(const float (&in)[1], float (&out)[1]) const { out[0] = scalar::evaluate(function, in[0]); }
+  scalar::Parameters<float> parameters;
+  template <int N>
+  __device__ __forceinline__ void apply(const float (&in)[1][N], float (&out)[1][N]) const {
+    scalar::with_unary(function, [&](auto tag) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) out[0][i] = scalar::evaluate(tag.value, in[0][i], parameters);
+    });
+  }
 };
 
+/// x, dy, dx -> dx.
 struct UnaryGradient {
   Unary function;
-  __device__ void operator()(const float (&in)[3], float (&out)[1]) const { out[0] = in[2] + in[1] * scalar::derivative(function, in[0]); }
-};
-
-struct EvaluateBinary {
-  Binary function;
-  __device__ float operator()(float a, float b, float) const { return scalar::evaluate(function, a, b); }
-  __device__ void operator()(const float (&in)[2], float (&out)[1]) const { out[0] = scalar::evaluate(function, in[0], in[1]); }
+  scalar::Parameters<float> parameters;
+  template <int N>
+  __device__ __forceinline__ void apply(const float (&in)[3][N], float (&out)[1][N]) const {
+    scalar::with_unary(function, [&](auto tag) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) out[0][i] = in[2][i] + in[1][i] * scalar::derivative(tag.value, in[0][i], parameters);
+    });
+  }
 };
 
 struct ScaleShift {
@@ -43,6 +51,15 @@ struct Swiglu {
   __device__ void operator()(const float (&in)[2], float (&out)[1]) const { out[0] = scalar::silu(in[0]) * in[1]; }
 };
 
+/// gate, up, dy, dgate, dup -> dgate, dup.
+struct SwigluGradients {
+  __device__ void operator()(const float (&in)[5], float (&out)[2]) const {
+    const float s = scalar::sigmoid(in[0]);
+    out[0] = in[3] + in[2] * in[1] * (s * (1.0f + in[0] * (1.0f - s)));
+    out[1] = in[4] + in[2] * (in[0] * s);
+  }
+};
+
 struct SwigluGateGradient {
   __device__ void operator()(const float (&in)[4], float (&out)[1]) const {
     out[0] = in[3] + in[2] * in[1] * scalar::silu_derivative(in[0]);
@@ -52,137 +69,6 @@ struct SwigluGateGradient {
 struct SwigluUpGradient {
   __device__ void operator()(const float (&in)[3], float (&out)[1]) const { out[0] = in[2] + in[1] * scalar::silu(in[0]); }
 };
-
-/// Gradient of one operand where it is not repeated: += sign dy (times the other operand). b is absent unless multiplying.
-struct OperandGradient {
-  float sign;
-  bool multiply;
-  __device__ float operator()(float dy, float other, float old) const { return old + (multiply ? dy * other : sign * dy); }
-};
-
-/// y[i] = f(a[..], b[..], y[i]); four neighbours of the innermost axis a thread when Vector.
-template <bool Vector, bool ReadY, class F>
-__global__ void __launch_bounds__(block_threads)
-    broadcast_kernel(F f, Broadcast shape, bool repeat_a, bool repeat_b, std::int64_t n, const float* a, const float* b, float* y) {
-  constexpr int step = Vector ? 4 : 1;
-  const std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x) * step;
-  if (i >= n) return;
-  std::int64_t at_a, at_b;
-  shape.offsets(i, at_a, at_b);
-  if (Vector) {
-    const auto load = [](const float* p, std::int64_t at, bool repeat) {
-      if (p == nullptr) return make_float4(0, 0, 0, 0);
-      if (!repeat) return *reinterpret_cast<const float4*>(p + at);
-      const float value = p[at];
-      return make_float4(value, value, value, value);
-    };
-    const float4 p = load(a, at_a, repeat_a), q = load(b, at_b, repeat_b), old = load(ReadY ? y : nullptr, i, false);
-    *reinterpret_cast<float4*>(y + i) = make_float4(f(p.x, q.x, old.x), f(p.y, q.y, old.y), f(p.z, q.z, old.z), f(p.w, q.w, old.w));
-  } else {
-    y[i] = f(a[at_a], b == nullptr ? 0.0f : b[at_b], ReadY ? y[i] : 0.0f);
-  }
-}
-
-template <bool ReadY, class F>
-void broadcast(const char* name, F f, const View& shape, const View& a, const View& b, const View& y, Stream stream) {
-  const std::int64_t n = shape.size();
-  if (n == 0) return;
-  const Broadcast axes = make_broadcast(shape, a, b);
-  const int last = axes.rank - 1;
-  bool vector = axes.extent[last] % 4 == 0 && aligned16(a.data) && aligned16(b.data) && aligned16(y.data);
-  for (int axis = 0; axis < last; ++axis)  // a row that is not a multiple of 4 would start unaligned
-    vector =
-        vector && (axes.stride_a[last] == 0 || axes.stride_a[axis] % 4 == 0) && (axes.stride_b[last] == 0 || axes.stride_b[axis] % 4 == 0);
-  const bool repeat_a = axes.stride_a[last] == 0, repeat_b = axes.stride_b[last] == 0;
-  if (vector)
-    broadcast_kernel<true, ReadY><<<blocks_for(n, 4 * block_threads), block_threads, 0, native(stream)>>>(
-        f, axes, repeat_a, repeat_b, n, a.as<float>(), b.as<float>(), y.as<float>());
-  else
-    broadcast_kernel<false, ReadY><<<blocks_for(n, block_threads), block_threads, 0, native(stream)>>>(
-        f, axes, repeat_a, repeat_b, n, a.as<float>(), b.as<float>(), y.as<float>());
-  check_launch(name);
-}
-
-/// dy's axes split into those an operand keeps and those it is summed over.
-struct SplitAxes {
-  int kept_rank = 0, reduced_rank = 0;
-  std::int64_t kept_extent[max_rank], kept_stride[max_rank], kept_other[max_rank];
-  std::int64_t reduced_extent[max_rank], reduced_stride[max_rank], reduced_other[max_rank];
-};
-
-__device__ __forceinline__ void add_offsets(int rank, const std::int64_t* extent, const std::int64_t* stride, const std::int64_t* other,
-                                            std::int64_t i, std::int64_t& at, std::int64_t& at_other) {
-#pragma unroll
-  for (int axis = max_rank - 1; axis >= 0; --axis) {
-    if (axis >= rank) continue;
-    const std::int64_t quotient = axis == 0 ? 0 : i / extent[axis], rest = i - quotient * extent[axis];
-    at += rest * stride[axis];
-    at_other += rest * other[axis];
-    i = quotient;
-  }
-}
-
-struct GradientTerm {
-  SplitAxes axes;
-  const float *dy, *other;
-  float sign;
-  __device__ __forceinline__ void operator()(std::int64_t output, std::int64_t r, float (&sums)[1]) const {
-    std::int64_t at = 0, at_other = 0;
-    add_offsets(axes.kept_rank, axes.kept_extent, axes.kept_stride, axes.kept_other, output, at, at_other);
-    add_offsets(axes.reduced_rank, axes.reduced_extent, axes.reduced_stride, axes.reduced_other, r, at, at_other);
-    sums[0] += other == nullptr ? sign * dy[at] : dy[at] * other[at_other];
-  }
-};
-
-struct AddInto {
-  float* y;
-  __device__ void operator()(std::int64_t output, const float (&sums)[1]) const { y[output] += sums[0]; }
-};
-
-/// Axes of dy that the operand keeps (stride_a != 0) and that it is summed over; `other` strides are 0 unless multiplying.
-SplitAxes split(const Broadcast& axes) {
-  SplitAxes result;
-  std::int64_t strides[max_rank];
-  std::int64_t step = 1;
-  for (int axis = axes.rank - 1; axis >= 0; --axis) {
-    strides[axis] = step;
-    step *= axes.extent[axis];
-  }
-  for (int axis = 0; axis < axes.rank; ++axis) {
-    if (axes.stride_a[axis] != 0) {
-      result.kept_extent[result.kept_rank] = axes.extent[axis];
-      result.kept_stride[result.kept_rank] = strides[axis];
-      result.kept_other[result.kept_rank++] = axes.stride_b[axis];
-    } else {
-      result.reduced_extent[result.reduced_rank] = axes.extent[axis];
-      result.reduced_stride[result.reduced_rank] = strides[axis];
-      result.reduced_other[result.reduced_rank++] = axes.stride_b[axis];
-    }
-  }
-  return result;
-}
-
-/// The sums that the gradient of `operand` needs; outputs 0 when it is absent or nothing is summed.
-ReductionPlan gradient_plan(const View& operand, const View& gradient, const View& dy) {
-  if (gradient.empty() || operand.size() == 0 || operand.size() == dy.size()) return {};
-  return plan_reduction(operand.size(), dy.size() / operand.size());
-}
-
-void operand_gradient(const BinaryBackward& args, const View& operand, const View& other, const View& gradient, float sign, Stream stream) {
-  if (gradient.empty() || operand.size() == 0) return;
-  const bool multiply = args.function == Binary::multiply;
-  const View used = multiply ? other : View{};
-  if (operand.size() == args.dy.size())
-    return broadcast<true>("binary_backward", OperandGradient{sign, multiply}, args.dy, args.dy, used, gradient, stream);
-  const ReductionPlan plan = gradient_plan(operand, gradient, args.dy);
-  const Broadcast axes = make_broadcast(args.dy, operand, used);
-  const GradientTerm term{split(axes), args.dy.as<float>(), used.as<float>(), sign};
-  const AddInto store{gradient.as<float>()};
-  if (axes.stride_a[axes.rank - 1] == 0)
-    reduce<1, true>("binary_backward", plan, term, store, args.scratch.data, stream);
-  else
-    reduce<1, false>("binary_backward", plan, term, store, args.scratch.data, stream);
-}
 
 template <class T>
 struct alignas(16) Pack {
@@ -213,16 +99,9 @@ void fill(const Fill& args, T value, Stream stream) {
   check_launch("fill");
 }
 
-struct Bf16 {
-  std::uint16_t bits;
-};
-__device__ __forceinline__ void store_converted(float* y, std::int64_t i, float value) { y[i] = value; }
 __device__ __forceinline__ void store_converted(float* y, std::int64_t i, double value) { y[i] = static_cast<float>(value); }
 __device__ __forceinline__ void store_converted(double* y, std::int64_t i, double value) { y[i] = value; }
-__device__ __forceinline__ void store_converted(Bf16* y, std::int64_t i, double value) {
-  y[i].bits = bf16_of_float(static_cast<float>(value));
-}
-__device__ __forceinline__ void store_converted(Bf16* y, std::int64_t i, float value) { y[i].bits = bf16_of_float(value); }
+__device__ __forceinline__ void store_converted(Bf16* y, std::int64_t i, double value) { store_element(y + i, static_cast<float>(value)); }
 
 template <class Storage, class Y>
 __global__ void __launch_bounds__(block_threads) convert_kernel(const void* x, std::int64_t n, Y* y) {
@@ -234,39 +113,40 @@ __global__ void __launch_bounds__(block_threads) convert_kernel(const void* x, s
   }
 }
 
-/// f32 to bf16, 16 bytes in and 8 out a thread: what every product in bf16 begins with.
-__global__ void __launch_bounds__(block_threads) round_to_bf16_kernel(const float* x, std::int64_t n, std::uint16_t* y) {
-  const std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x) * 4;
-  if (i + 4 <= n) {
-    const float4 v = *reinterpret_cast<const float4*>(x + i);
-    *reinterpret_cast<ushort4*>(y + i) = make_ushort4(bf16_of_float(v.x), bf16_of_float(v.y), bf16_of_float(v.z), bf16_of_float(v.w));
-    return;
-  }
-  for (std::int64_t k = i; k < n; ++k) y[k] = bf16_of_float(x[k]);
-}
+struct Copy {
+  __device__ void operator()(const float (&in)[1], float (&out)[1]) const { out[0] = in[0]; }
+};
 
-/// One thread a group of 4 columns of a row, so that one call of philox serves 4 elements.
-template <bool Vector>
+/// One thread a group of N columns of a row, a call of philox for 4 of them.
+template <int N, class S>
 __global__ void __launch_bounds__(block_threads)
     dropout_kernel(float probability, float scale, RandomKey key, std::uint32_t step, std::uint32_t channel, bool accumulate,
-                   std::int64_t rows, std::int64_t width, const float* x, const std::int32_t* sample, float* y) {
-  const std::int64_t groups = ceil_div(width, 4), i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
-  if (i >= rows * groups) return;
-  const std::int64_t row = i / groups, group = i - row * groups, at = row * width + group * 4;
-  const RandomBits bits = philox(key, {step, static_cast<std::uint32_t>(sample[row]), static_cast<std::uint32_t>(group), channel});
-  const auto apply = [&](float value, int lane) { return uniform_float(bits.word[lane]) >= probability ? value * scale : 0.0f; };
-  if (Vector) {
-    const float4 v = *reinterpret_cast<const float4*>(x + at);
-    float4 result = make_float4(apply(v.x, 0), apply(v.y, 1), apply(v.z, 2), apply(v.w, 3));
-    if (accumulate) {
-      const float4 old = *reinterpret_cast<const float4*>(y + at);
-      result = make_float4(old.x + result.x, old.y + result.y, old.z + result.z, old.w + result.w);
+                   std::int64_t rows, std::int64_t width, const S* x, const std::int32_t* sample, S* y) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
+  std::int64_t packet;
+  const std::int64_t row = divide(i, ceil_div(width, N == 1 ? 4 : N), packet);
+  if (row >= rows) return;
+  const auto sample_id = static_cast<std::uint32_t>(sample[row]);
+  const auto apply = [&](std::uint32_t word, float value) { return uniform_float(word) >= probability ? value * scale : 0.0f; };
+  if constexpr (N > 1) {
+    const std::int64_t at = row * width + packet * N;
+    float value[N], old[N] = {};
+    load_packet(x + at, value);
+    if (accumulate) load_packet(y + at, old);
+#pragma unroll
+    for (int c = 0; c < N; c += 4) {
+      const RandomBits bits = philox(key, {step, sample_id, static_cast<std::uint32_t>(packet * (N / 4) + c / 4), channel});
+#pragma unroll
+      for (int lane = 0; lane < 4; ++lane) old[c + lane] += apply(bits.word[lane], value[c + lane]);
     }
-    *reinterpret_cast<float4*>(y + at) = result;
+    store_packet(y + at, old);
   } else {
+    const std::int64_t at = row * width + packet * 4;
+    const RandomBits bits = philox(key, {step, sample_id, static_cast<std::uint32_t>(packet), channel});
 #pragma unroll
     for (int lane = 0; lane < 4; ++lane)
-      if (group * 4 + lane < width) y[at + lane] = (accumulate ? y[at + lane] : 0.0f) + apply(x[at + lane], lane);
+      if (packet * 4 + lane < width)
+        store_element(y + at + lane, (accumulate ? widen(y[at + lane]) : 0.0f) + apply(bits.word[lane], widen(x[at + lane])));
   }
 }
 
@@ -274,53 +154,32 @@ __global__ void __launch_bounds__(block_threads)
 
 template <>
 void run(const UnaryForward& args, Stream stream) {
-  require_f32("unary", {&args.x, &args.y});
-  map<1, 1>("unary", EvaluateUnary{args.function}, args.y.size(), {{args.x.as<float>()}}, {{args.y.as<float>()}}, stream);
+  const DType dtype = require_activations("unary", {&args.x, &args.y});
+  map("unary", dtype, EvaluateUnary{args.function, scalar::Parameters<float>(args.parameters)}, args.y.size(), {args.x}, {args.y}, stream);
 }
 
 template <>
 void run(const UnaryBackward& args, Stream stream) {
-  require_f32("unary_backward", {&args.x, &args.dy, &args.dx});
-  map<3, 1>("unary_backward", UnaryGradient{args.function}, args.dx.size(),
-            {{args.x.as<float>(), args.dy.as<float>(), args.dx.as<float>()}}, {{args.dx.as<float>()}}, stream);
-}
-
-template <>
-void run(const BinaryForward& args, Stream stream) {
-  require_f32("binary", {&args.a, &args.b, &args.y});
-  const std::int64_t n = args.y.size();
-  if (args.a.size() == n && args.b.size() == n)
-    return map<2, 1>("binary", EvaluateBinary{args.function}, n, {{args.a.as<float>(), args.b.as<float>()}}, {{args.y.as<float>()}},
-                     stream);
-  broadcast<false>("binary", EvaluateBinary{args.function}, args.y, args.a, args.b, args.y, stream);
-}
-
-template <>
-std::size_t scratch_bytes(const BinaryBackward& args) {
-  // The two gradients are computed one after the other in the same memory.
-  return std::max(gradient_plan(args.a, args.da, args.dy).bytes(1), gradient_plan(args.b, args.db, args.dy).bytes(1));
-}
-
-template <>
-void run(const BinaryBackward& args, Stream stream) {
-  require_f32("binary_backward", {&args.a, &args.b, &args.dy, &args.da, &args.db});
-  require_scratch("binary_backward", args.scratch, scratch_bytes(args));
-  operand_gradient(args, args.a, args.b, args.da, 1.0f, stream);
-  operand_gradient(args, args.b, args.a, args.db, args.function == Binary::subtract ? -1.0f : 1.0f, stream);
+  const DType dtype = require_activations("unary_backward", {&args.x, &args.dy, &args.dx});
+  map("unary_backward", dtype, UnaryGradient{args.function, scalar::Parameters<float>(args.parameters)}, args.dx.size(),
+      {args.x, args.dy, args.dx}, {args.dx}, stream);
 }
 
 template <>
 void run(const Affine& args, Stream stream) {
-  require_f32("affine", {&args.x, &args.y});
-  map<1, 1>("affine", ScaleShift{static_cast<float>(args.scale), static_cast<float>(args.shift)}, args.y.size(), {{args.x.as<float>()}},
-            {{args.y.as<float>()}}, stream);
+  const DType dtype = require_activations("affine", {&args.x, &args.y});
+  map("affine", dtype, ScaleShift{static_cast<float>(args.scale), static_cast<float>(args.shift)}, args.y.size(), {args.x}, {args.y},
+      stream);
 }
 
 template <>
 void run(const Axpy& args, Stream stream) {
-  require_f32("axpy", {&args.x, &args.y});
-  map<2, 1>("axpy", AddScaled{static_cast<float>(args.alpha)}, args.y.size(), {{args.x.as<float>(), args.y.as<float>()}},
-            {{args.y.as<float>()}}, stream);
+  const DType x = require_activations("axpy", {&args.x}), y = require_activations("axpy", {&args.y});
+  const AddScaled add{static_cast<float>(args.alpha)};
+  const std::int64_t n = args.y.size();
+  if (x == y) return map("axpy", x, add, n, {args.x, args.y}, {args.y}, stream);
+  if (y == DType::f32) return map<FloatOperands<2, 1>>("axpy", DType::bf16, add, n, {args.x, args.y}, {args.y}, stream);
+  map<FloatOperands<1>>("axpy", DType::bf16, add, n, {args.x, args.y}, {args.y}, stream);
 }
 
 template <>
@@ -347,11 +206,10 @@ template <>
 void run(const Convert& args, Stream stream) {
   const std::int64_t n = args.y.size();
   if (n == 0) return;
-  if (args.x.dtype == DType::f32 && args.y.dtype == DType::bf16 && aligned16(args.x.data) && aligned16(args.y.data)) {
-    round_to_bf16_kernel<<<blocks_for(n, 4 * block_threads), block_threads, 0, native(stream)>>>(args.x.as<float>(), n,
-                                                                                                 args.y.as<std::uint16_t>());
-    return check_launch("convert");
-  }
+  const bool to_bf16 = args.x.dtype == DType::f32 && args.y.dtype == DType::bf16;
+  if (to_bf16) return map<FloatOperands<1>>("convert", DType::bf16, Copy{}, n, {args.x}, {args.y}, stream);
+  const bool from_bf16 = args.x.dtype == DType::bf16 && args.y.dtype == DType::f32;
+  if (from_bf16) return map<FloatOperands<0, 1>>("convert", DType::bf16, Copy{}, n, {args.x}, {args.y}, stream);
   dispatch_storage("convert", args.x.dtype, [&](auto storage) {
     using Storage = decltype(storage);
     const unsigned blocks = blocks_for(n, 4 * block_threads);
@@ -374,35 +232,43 @@ void run(const Convert& args, Stream stream) {
 
 template <>
 void run(const SwigluForward& args, Stream stream) {
-  require_f32("swiglu", {&args.gate, &args.up, &args.y});
-  map<2, 1>("swiglu", Swiglu{}, args.y.size(), {{args.gate.as<float>(), args.up.as<float>()}}, {{args.y.as<float>()}}, stream);
+  const DType dtype = require_activations("swiglu", {&args.gate, &args.up, &args.y});
+  map("swiglu", dtype, Swiglu{}, args.y.size(), {args.gate, args.up}, {args.y}, stream);
 }
 
 template <>
 void run(const SwigluBackward& args, Stream stream) {
-  require_f32("swiglu_backward", {&args.gate, &args.up, &args.dy, &args.dgate, &args.dup});
+  const DType dtype = require_activations("swiglu_backward", {&args.gate, &args.up, &args.dy, &args.dgate, &args.dup});
+  const std::int64_t n = args.gate.size();
+  if (!args.dgate.empty() && !args.dup.empty())
+    return map("swiglu_backward", dtype, SwigluGradients{}, n, {args.gate, args.up, args.dy, args.dgate, args.dup}, {args.dgate, args.dup},
+               stream);
   if (!args.dgate.empty())
-    map<4, 1>("swiglu_backward", SwigluGateGradient{}, args.dgate.size(),
-              {{args.gate.as<float>(), args.up.as<float>(), args.dy.as<float>(), args.dgate.as<float>()}}, {{args.dgate.as<float>()}},
-              stream);
-  if (!args.dup.empty())
-    map<3, 1>("swiglu_backward", SwigluUpGradient{}, args.dup.size(), {{args.gate.as<float>(), args.dy.as<float>(), args.dup.as<float>()}},
-              {{args.dup.as<float>()}}, stream);
+    map("swiglu_backward", dtype, SwigluGateGradient{}, n, {args.gate, args.up, args.dy, args.dgate}, {args.dgate}, stream);
+  if (!args.dup.empty()) map("swiglu_backward", dtype, SwigluUpGradient{}, n, {args.gate, args.dy, args.dup}, {args.dup}, stream);
 }
 
 template <>
 void run(const Dropout& args, Stream stream) {
-  require_f32("dropout", {&args.x, &args.y});
+  const DType dtype = require_activations("dropout", {&args.x, &args.y});
   require("dropout", DType::i32, {&args.sample});
   const std::int64_t rows = args.x.rows(), width = args.x.width();
   if (rows * width == 0) return;
   const float scale = 1.0f / (1.0f - args.probability);
   const RandomKey key{args.key_low, args.key_high};
-  const unsigned blocks = blocks_for(rows * ceil_div(width, 4), block_threads);
-  const bool vector = width % 4 == 0 && aligned16(args.x.data) && aligned16(args.y.data);
-  (vector ? dropout_kernel<true> : dropout_kernel<false>)<<<blocks, block_threads, 0, native(stream)>>>(
-      args.probability, scale, key, args.step, args.channel, args.accumulate, rows, width, args.x.as<float>(),
-      args.sample.as<std::int32_t>(), args.y.as<float>());
+  dispatch_activation(dtype, [&](auto storage) {
+    using S = decltype(storage);
+    const auto launch = [&](auto packet) {
+      constexpr int N = decltype(packet)::value;
+      dropout_kernel<N><<<blocks_for(rows * ceil_div(width, N == 1 ? 4 : N), block_threads), block_threads, 0, native(stream)>>>(
+          args.probability, scale, key, args.step, args.channel, args.accumulate, rows, width, args.x.as<const S>(),
+          args.sample.as<const std::int32_t>(), args.y.as<S>());
+    };
+    if (packets_fit<packet_size<S>>(width, {&args.x, &args.y}))
+      launch(std::integral_constant<int, packet_size<S>>{});
+    else
+      launch(std::integral_constant<int, 1>{});
+  });
   check_launch("dropout");
 }
 

@@ -1,43 +1,49 @@
-// Table look-ups. Gather: reads the rows (in the table's storage), writes 4 bytes an element; bound by memory. Its gradient sorts (id,
-// place) pairs by id with a stable radix sort of 8 bits a pass over the bits that ids have (12 bytes a pair and pass), then a warp adds the
-// rows of one id in ascending place: 8 bytes an element of dy plus 8 a touched element of the table, bound by memory, without atomics and
-// with the bits of a loop over i. An id past the table gathers NaN and gets no gradient: a kernel cannot throw.
+// Table look-ups. Gather: reads the rows in the table's storage, writes them in y's; bound by memory. Its gradient sorts (id, place) pairs
+// by id with a stable radix sort of 8 bits a pass over the bits that ids have (28 bytes a pair and pass), then a warp adds the rows of one
+// id in ascending place: an element of dy is read once, a touched element of the table read and written; bound by memory, without atomics
+// and with the bits of a loop over i. An id past the table gathers NaN and gets no gradient: a kernel cannot throw.
 #include <algorithm>
 
 #include "base/kernels/embedding.h"
-#include "cuda/rows.cuh"
+#include "cuda/columns.cuh"
 #include "cuda/storage.cuh"
 
 namespace expctr::cuda {
 
 namespace {
 
-template <class Storage>
+/// Rows of any storage, an element at a time: block-quantised tables.
+template <class Storage, class Y>
 __global__ void __launch_bounds__(block_threads)
-    gather_kernel(std::int64_t total, std::int64_t rows, std::int64_t width, const void* table, const std::int32_t* ids, float* y) {
+    gather_elements_kernel(std::int64_t total, std::int64_t rows, std::int64_t width, const void* table, const std::int32_t* ids, Y* y) {
   const std::int64_t start = static_cast<std::int64_t>(blockIdx.x) * (4 * block_threads) + threadIdx.x;
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
     const std::int64_t i = start + step * block_threads;
     if (i >= total) return;
-    const std::int64_t row = i / width;
+    std::int64_t column;
+    const std::int64_t row = divide(i, width, column);
     const std::int32_t id = ids[row];
-    y[i] = id < 0 ? 0.0f : id < rows ? static_cast<float>(Storage::load(table, id * width + (i - row * width))) : NAN;
+    store_element(y + i, id < 0 ? 0.0f : id < rows ? static_cast<float>(Storage::load(table, id * width + column)) : NAN);
   }
 }
 
-/// f32 rows of a multiple of 4 columns.
+/// Rows of f32 or bf16 in packets of N; `across` lanes of a warp share a row, and its id, which one of them reads.
+template <int N, class T, class Y>
 __global__ void __launch_bounds__(block_threads)
-    gather4_kernel(std::int64_t total, std::int64_t rows, std::int64_t width, const float4* table, const std::int32_t* ids, float4* y) {
-  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
-  if (i >= total) return;
-  const std::int64_t row = i / width;
-  const std::int32_t id = ids[row];
-  if (id >= 0 && id < rows) {
-    y[i] = table[id * width + (i - row * width)];
-  } else {
-    const float value = id < 0 ? 0.0f : NAN;
-    y[i] = make_float4(value, value, value, value);
+    gather_kernel(std::int64_t count, std::int64_t rows, std::int64_t width, int across, const T* table, const std::int32_t* ids, Y* y) {
+  const int lane = static_cast<int>(threadIdx.x) & (across - 1);
+  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * (block_threads / across) + threadIdx.x / across;
+  std::int32_t id = lane == 0 && row < count ? ids[row] : -1;
+  id = __shfl_sync(0xFFFFFFFFu, id, 0, across);
+  if (row >= count) return;
+  const bool known = id >= 0 && id < rows;
+  for (std::int64_t column = lane * N; column < width; column += across * N) {
+    float values[N];
+#pragma unroll
+    for (int i = 0; i < N; ++i) values[i] = id < 0 ? 0.0f : NAN;
+    if (known) load_packet(table + id * width + column, values);
+    store_packet(y + row * width + column, values);
   }
 }
 
@@ -142,29 +148,48 @@ __global__ void __launch_bounds__(block_threads)
   }
 }
 
-/// A warp at the first pair of each id adds the rows of all its pairs, in order; Vector: 4 columns a lane.
-template <bool Vector>
+constexpr int pairs_per_warp = 8;
+
+/// A warp looks at a few neighbouring pairs; where an id begins it adds the rows of all its pairs, in order, N columns a lane.
+template <int N, class S>
 __global__ void __launch_bounds__(block_threads) add_rows_kernel(std::int64_t n, std::int64_t width, const std::uint32_t* keys,
-                                                                 const std::uint32_t* places, const float* dy, float* dtable) {
-  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * (block_threads / 32) + threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  if (first >= n) return;
-  const std::uint32_t key = keys[first];
-  if (key == no_row || (first > 0 && keys[first - 1] == key)) return;
-  float* row = dtable + key * width;
-  constexpr int step = Vector ? 4 : 1;
-  for (std::int64_t c = lane * step; c < width; c += 32 * step) {
-    if (Vector) {
-      float4 sum = *reinterpret_cast<const float4*>(row + c);
-      for (std::int64_t i = first; i < n && keys[i] == key; ++i) {
-        const float4 add = *reinterpret_cast<const float4*>(dy + places[i] * width + c);
-        sum = make_float4(sum.x + add.x, sum.y + add.y, sum.z + add.z, sum.w + add.w);
+                                                                 const std::uint32_t* places, const S* dy, float* dtable) {
+  constexpr unsigned all = 0xFFFFFFFFu;
+  const std::int64_t window = (static_cast<std::int64_t>(blockIdx.x) * (block_threads / 32) + threadIdx.x / 32) * pairs_per_warp;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (window >= n) return;
+  // Lane i holds pair window + i, the lane behind the last pair's the one that comes next.
+  const std::int64_t mine = window + lane;
+  const bool here = lane <= pairs_per_warp && mine < n;
+  const std::uint32_t key = here ? keys[mine] : no_row, place = here ? places[mine] : 0;
+  std::uint32_t before = __shfl_up_sync(all, key, 1);
+  if (lane == 0) before = window > 0 ? keys[window - 1] : no_row;
+  unsigned heads = __ballot_sync(all, here && lane < pairs_per_warp && key != no_row && key != before);
+  while (heads != 0) {
+    const int head = __ffs(static_cast<int>(heads)) - 1;
+    heads &= heads - 1;
+    const std::uint32_t id = __shfl_sync(all, key, head);
+    // Pairs of the id that the lanes hold, and those that follow in memory.
+    const unsigned same = __ballot_sync(all, here && key == id);
+    const int held = __popc(same);
+    std::int64_t end = window + head + held;
+    if (head + held > pairs_per_warp)
+      while (end < n && keys[end] == id) ++end;
+    float* row = dtable + static_cast<std::int64_t>(id) * width;
+    for (std::int64_t start = 0; start < width; start += 32 * N) {
+      const std::int64_t column = start + lane * N;
+      const bool active = column < width;
+      float sum[N] = {};
+      if (active) load_packet(row + column, sum);
+      for (std::int64_t i = window + head; i < end; ++i) {
+        const std::int64_t at = i - window;
+        const std::uint32_t from = at <= pairs_per_warp ? __shfl_sync(all, place, static_cast<int>(at)) : places[i];
+        float value[N] = {};
+        if (active) load_packet(dy + static_cast<std::int64_t>(from) * width + column, value);
+#pragma unroll
+        for (int k = 0; k < N; ++k) sum[k] += value[k];
       }
-      *reinterpret_cast<float4*>(row + c) = sum;
-    } else {
-      float sum = row[c];
-      for (std::int64_t i = first; i < n && keys[i] == key; ++i) sum += dy[places[i] * width + c];
-      row[c] = sum;
+      if (active) store_packet(row + column, sum);
     }
   }
 }
@@ -186,46 +211,60 @@ SortPlan plan_sort(const GatherBackward& args) {
   return plan;
 }
 
-template <bool Vector>
+template <int N, bool Accumulate, class S>
 __global__ void __launch_bounds__(block_threads)
-    copy_columns_kernel(std::int64_t total, std::int64_t columns, std::int64_t x_width, std::int64_t x_column, std::int64_t y_width,
-                        std::int64_t y_column, bool accumulate, const float* x, float* y) {
-  const std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x) * (Vector ? 4 : 1);
-  if (i >= total) return;
-  const std::int64_t row = i / columns, column = i - row * columns;
-  const float* from = x + row * x_width + x_column + column;
-  float* to = y + row * y_width + y_column + column;
-  if (Vector) {
-    float4 value = *reinterpret_cast<const float4*>(from);
-    if (accumulate) {
-      const float4 old = *reinterpret_cast<const float4*>(to);
-      value = make_float4(old.x + value.x, old.y + value.y, old.z + value.z, old.w + value.w);
-    }
-    *reinterpret_cast<float4*>(to) = value;
-  } else {
-    *to = accumulate ? *to + *from : *from;
+    copy_columns_kernel(std::int64_t packets, std::int64_t columns, std::int64_t x_width, std::int64_t x_column, std::int64_t y_width,
+                        std::int64_t y_column, const S* x, S* y) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
+  if (i >= packets) return;
+  std::int64_t packet;
+  const std::int64_t row = divide(i, columns / N, packet);
+  float value[N];
+  load_packet(x + row * x_width + x_column + packet * N, value);
+  S* to = y + row * y_width + y_column + packet * N;
+  if constexpr (Accumulate) {
+    float old[N];
+    load_packet(to, old);
+#pragma unroll
+    for (int k = 0; k < N; ++k) value[k] += old[k];
   }
+  store_packet(to, value);
 }
 
 }  // namespace
 
 template <>
 void run(const Gather& args, Stream stream) {
-  require_f32("gather", {&args.y});
   require("gather", DType::i32, {&args.ids});
-  const std::int64_t width = args.y.width(), total = args.ids.size() * width;
+  const std::int64_t width = args.y.width(), count = args.ids.size(), total = count * width, rows = args.table.rows();
   if (args.table.dtype == DType::f64)
     throw Error("cuda: gather from a table of f64", "f64 exists on the CPU only; choose --device cpu or f32");
+  const DType dtype = require_activations("gather", {&args.y});
   if (total == 0) return;
-  if (args.table.dtype == DType::f32 && width % 4 == 0 && aligned16(args.table.data) && aligned16(args.y.data)) {
-    gather4_kernel<<<blocks_for(total / 4, block_threads), block_threads, 0, native(stream)>>>(
-        total / 4, args.table.rows(), width / 4, args.table.as<float4>(), args.ids.as<std::int32_t>(), args.y.as<float4>());
-  } else {
-    dispatch_storage("gather", args.table.dtype, [&](auto storage) {
-      gather_kernel<decltype(storage)><<<blocks_for(total, 4 * block_threads), block_threads, 0, native(stream)>>>(
-          total, args.table.rows(), width, args.table.data, args.ids.as<std::int32_t>(), args.y.as<float>());
+  const std::int32_t* ids = args.ids.as<std::int32_t>();
+  dispatch_activation(dtype, [&](auto storage) {
+    using Y = decltype(storage);
+    Y* y = args.y.as<Y>();
+    if (args.table.dtype != DType::f32 && args.table.dtype != DType::bf16)
+      return dispatch_storage("gather", args.table.dtype, [&](auto table) {
+        gather_elements_kernel<decltype(table)>
+            <<<blocks_for(total, 4 * block_threads), block_threads, 0, native(stream)>>>(total, rows, width, args.table.data, ids, y);
+      });
+    dispatch_activation(args.table.dtype, [&](auto table_storage) {
+      using T = decltype(table_storage);
+      const auto launch = [&](auto packet) {
+        constexpr int N = decltype(packet)::value;
+        const int across = packets_across(width, N);
+        gather_kernel<N><<<blocks_for(count, block_threads / across), block_threads, 0, native(stream)>>>(count, rows, width, across,
+                                                                                                          args.table.as<const T>(), ids, y);
+      };
+      constexpr int packet = common_packet<T, Y>;
+      if (packets_fit<packet>(width, {&args.table, &args.y}))
+        launch(std::integral_constant<int, packet>{});
+      else
+        launch(std::integral_constant<int, 1>{});
     });
-  }
+  });
   check_launch("gather");
 }
 
@@ -236,7 +275,8 @@ std::size_t scratch_bytes(const GatherBackward& args) {
 
 template <>
 void run(const GatherBackward& args, Stream stream) {
-  require_f32("gather_backward", {&args.dy, &args.dtable});
+  require_f32("gather_backward", {&args.dtable});
+  const DType dtype = require_activations("gather_backward", {&args.dy});
   require("gather_backward", DType::i32, {&args.ids});
   const SortPlan plan = plan_sort(args);
   require_scratch("gather_backward", args.scratch, plan.bytes());
@@ -256,22 +296,41 @@ void run(const GatherBackward& args, Stream stream) {
     std::swap(keys, other_keys);
     std::swap(places, other_places);
   }
-  const bool vector = width % 4 == 0 && aligned16(args.dy.data) && aligned16(args.dtable.data);
-  (vector ? add_rows_kernel<true> : add_rows_kernel<false>)<<<blocks_for(n, block_threads / 32), block_threads, 0, native(stream)>>>(
-      n, width, keys, places, args.dy.as<float>(), args.dtable.as<float>());
+  dispatch_activation(dtype, [&](auto storage) {
+    using S = decltype(storage);
+    const auto launch = [&](auto packet) {
+      add_rows_kernel<decltype(packet)::value><<<blocks_for(n, block_threads / 32 * pairs_per_warp), block_threads, 0, native(stream)>>>(
+          n, width, keys, places, args.dy.as<const S>(), args.dtable.as<float>());
+    };
+    if (packets_fit<4>(width, {&args.dy, &args.dtable}))
+      launch(std::integral_constant<int, 4>{});
+    else
+      launch(std::integral_constant<int, 1>{});
+  });
   check_launch("gather_backward");
 }
 
 template <>
 void run(const CopyColumns& args, Stream stream) {
-  require_f32("copy_columns", {&args.x, &args.y});
+  const DType dtype = require_activations("copy_columns", {&args.x, &args.y});
   const std::int64_t x_width = args.x.width(), y_width = args.y.width(), total = args.x.rows() * args.columns;
   if (total == 0) return;
-  const bool vector = args.columns % 4 == 0 && x_width % 4 == 0 && y_width % 4 == 0 && args.x_column % 4 == 0 && args.y_column % 4 == 0 &&
-                      aligned16(args.x.data) && aligned16(args.y.data);
-  (vector ? copy_columns_kernel<true>
-          : copy_columns_kernel<false>)<<<blocks_for(total, block_threads * (vector ? 4 : 1)), block_threads, 0, native(stream)>>>(
-      total, args.columns, x_width, args.x_column, y_width, args.y_column, args.accumulate, args.x.as<float>(), args.y.as<float>());
+  dispatch_activation(dtype, [&](auto storage) {
+    using S = decltype(storage);
+    const auto launch = [&](auto packet) {
+      constexpr int N = decltype(packet)::value;
+      const auto kernel = args.accumulate ? copy_columns_kernel<N, true, S> : copy_columns_kernel<N, false, S>;
+      kernel<<<blocks_for(total / N, block_threads), block_threads, 0, native(stream)>>>(
+          total / N, args.columns, x_width, args.x_column, y_width, args.y_column, args.x.as<const S>(), args.y.as<S>());
+    };
+    constexpr int packet = packet_size<S>;
+    const bool whole = args.columns % packet == 0 && x_width % packet == 0 && y_width % packet == 0 && args.x_column % packet == 0 &&
+                       args.y_column % packet == 0;
+    if (whole && aligned16(args.x.data) && aligned16(args.y.data))
+      launch(std::integral_constant<int, packet>{});
+    else
+      launch(std::integral_constant<int, 1>{});
+  });
   check_launch("copy_columns");
 }
 

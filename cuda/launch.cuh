@@ -35,6 +35,18 @@ constexpr int block_threads = 256;
 
 __host__ __device__ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
+/// Quotient and remainder of numbers that are not negative; 32-bit division, a tenth of the instructions, where both fit.
+__device__ __forceinline__ std::int64_t divide(std::int64_t a, std::int64_t b, std::int64_t& rest) {
+  if (((a | b) >> 32) == 0) {
+    const auto x = static_cast<std::uint32_t>(a), y = static_cast<std::uint32_t>(b), quotient = x / y;
+    rest = x - quotient * y;
+    return quotient;
+  }
+  const std::int64_t quotient = a / b;
+  rest = a - quotient * b;
+  return quotient;
+}
+
 /// Number of blocks of `per_block` items, as the grid's x extent.
 inline unsigned blocks_for(std::int64_t items, std::int64_t per_block) {
   const std::int64_t blocks = ceil_div(items, per_block);

@@ -1,6 +1,6 @@
-// Losses. Cross-entropy: one pass over a row's logits with a running maximum and sum (4 bytes an element, one exponential each), its
-// gradient 12 bytes an element; the others are elementwise. All bound by memory. A target that is no class gives NaN: a kernel cannot
-// throw.
+// Losses. Logits and values are activations, b bytes an element, the rest is f32. Cross-entropy: one pass over a row's logits with a
+// running maximum and sum (b bytes an element, one exponential each), its gradient 3 b bytes an element; the others are elementwise. All
+// bound by memory. A target that is no class gives NaN: a kernel cannot throw.
 #include "base/kernels/loss.h"
 #include "base/scalar_math.h"
 #include "cuda/map.cuh"
@@ -11,9 +11,9 @@ namespace expctr::cuda {
 
 namespace {
 
-template <int Lanes>
+template <int Lanes, class S>
 __global__ void __launch_bounds__(block_threads)
-    cross_entropy_kernel(std::int64_t rows, std::int64_t classes, const float* logits, const std::int32_t* targets, float* log_probability,
+    cross_entropy_kernel(std::int64_t rows, std::int64_t classes, const S* logits, const std::int32_t* targets, float* log_probability,
                          float* log_sum_exp) {
   __shared__ float shared[8];
   const std::int64_t row = Lanes == 32 ? static_cast<std::int64_t>(blockIdx.x) * (block_threads / 32) + threadIdx.x / 32 : blockIdx.x;
@@ -29,14 +29,14 @@ __global__ void __launch_bounds__(block_threads)
   if (lane == 0) {
     const float log_sum = most + logf(total);
     log_sum_exp[row] = log_sum;
-    log_probability[row] = target < 0 ? 0.0f : target < classes ? logits[target] - log_sum : NAN;
+    log_probability[row] = target < 0 ? 0.0f : target < classes ? widen(logits[target]) - log_sum : NAN;
   }
 }
 
-template <int Lanes>
+template <int Lanes, class S>
 __global__ void __launch_bounds__(block_threads)
-    cross_entropy_backward_kernel(std::int64_t rows, std::int64_t classes, const float* logits, const std::int32_t* targets,
-                                  const float* log_sum_exp, const float* dlog_probability, float* dlogits) {
+    cross_entropy_backward_kernel(std::int64_t rows, std::int64_t classes, const S* logits, const std::int32_t* targets,
+                                  const float* log_sum_exp, const float* dlog_probability, S* dlogits) {
   const std::int64_t row = Lanes == 32 ? static_cast<std::int64_t>(blockIdx.x) * (block_threads / 32) + threadIdx.x / 32 : blockIdx.x;
   const int lane = static_cast<int>(threadIdx.x) % Lanes;
   if (row >= rows) return;
@@ -107,42 +107,50 @@ struct ValueGradient {
 
 template <>
 void run(const CrossEntropyForward& args, Stream stream) {
-  require_f32("cross_entropy", {&args.logits, &args.log_probability, &args.log_sum_exp});
+  require_f32("cross_entropy", {&args.log_probability, &args.log_sum_exp});
   require("cross_entropy", DType::i32, {&args.targets});
   const std::int64_t rows = args.logits.rows(), classes = args.logits.width();
-  dispatch_rows(rows, classes, [&](auto lanes, unsigned blocks) {
-    cross_entropy_kernel<decltype(lanes)::value>
-        <<<blocks, block_threads, 0, native(stream)>>>(rows, classes, args.logits.as<float>(), args.targets.as<std::int32_t>(),
-                                                       args.log_probability.as<float>(), args.log_sum_exp.as<float>());
+  dispatch_activation(require_activations("cross_entropy", {&args.logits}), [&](auto storage) {
+    using S = decltype(storage);
+    dispatch_rows(rows, classes, [&](auto lanes, unsigned blocks) {
+      cross_entropy_kernel<decltype(lanes)::value>
+          <<<blocks, block_threads, 0, native(stream)>>>(rows, classes, args.logits.as<const S>(), args.targets.as<std::int32_t>(),
+                                                         args.log_probability.as<float>(), args.log_sum_exp.as<float>());
+    });
   });
   check_launch("cross_entropy");
 }
 
 template <>
 void run(const CrossEntropyBackward& args, Stream stream) {
-  require_f32("cross_entropy_backward", {&args.logits, &args.log_sum_exp, &args.dlog_probability, &args.dlogits});
+  require_f32("cross_entropy_backward", {&args.log_sum_exp, &args.dlog_probability});
   require("cross_entropy_backward", DType::i32, {&args.targets});
   const std::int64_t rows = args.logits.rows(), classes = args.logits.width();
-  dispatch_rows(rows, classes, [&](auto lanes, unsigned blocks) {
-    cross_entropy_backward_kernel<decltype(lanes)::value><<<blocks, block_threads, 0, native(stream)>>>(
-        rows, classes, args.logits.as<float>(), args.targets.as<std::int32_t>(), args.log_sum_exp.as<float>(),
-        args.dlog_probability.as<float>(), args.dlogits.as<float>());
+  dispatch_activation(require_activations("cross_entropy_backward", {&args.logits, &args.dlogits}), [&](auto storage) {
+    using S = decltype(storage);
+    dispatch_rows(rows, classes, [&](auto lanes, unsigned blocks) {
+      cross_entropy_backward_kernel<decltype(lanes)::value><<<blocks, block_threads, 0, native(stream)>>>(
+          rows, classes, args.logits.as<const S>(), args.targets.as<std::int32_t>(), args.log_sum_exp.as<float>(),
+          args.dlog_probability.as<float>(), args.dlogits.as<S>());
+    });
   });
   check_launch("cross_entropy_backward");
 }
 
+// Of the operands below only logits, values and their gradients are activations.
+
 template <>
 void run(const BceForward& args, Stream stream) {
-  require_f32("bce", {&args.logits, &args.labels, &args.loss});
-  map<2, 1>("bce", Bce{}, args.loss.size(), {{args.logits.as<float>(), args.labels.as<float>()}}, {{args.loss.as<float>()}}, stream);
+  require_f32("bce", {&args.labels, &args.loss});
+  map<FloatOperands<0b10, 1>>("bce", require_activations("bce", {&args.logits}), Bce{}, args.loss.size(), {args.logits, args.labels},
+                              {args.loss}, stream);
 }
 
 template <>
 void run(const BceBackward& args, Stream stream) {
-  require_f32("bce_backward", {&args.logits, &args.labels, &args.dloss, &args.dlogits});
-  map<4, 1>("bce_backward", BceGradient{}, args.dlogits.size(),
-            {{args.logits.as<float>(), args.labels.as<float>(), args.dloss.as<float>(), args.dlogits.as<float>()}},
-            {{args.dlogits.as<float>()}}, stream);
+  require_f32("bce_backward", {&args.labels, &args.dloss});
+  map<FloatOperands<0b0110>>("bce_backward", require_activations("bce_backward", {&args.logits, &args.dlogits}), BceGradient{},
+                             args.dlogits.size(), {args.logits, args.labels, args.dloss, args.dlogits}, {args.dlogits}, stream);
 }
 
 template <>
@@ -165,18 +173,17 @@ void run(const PolicyLossBackward& args, Stream stream) {
 
 template <>
 void run(const ValueLossForward& args, Stream stream) {
-  require_f32("value_loss", {&args.value, &args.old_value, &args.target, &args.loss});
-  map<3, 1>("value_loss", ValueLoss{static_cast<float>(args.clip)}, args.loss.size(),
-            {{args.value.as<float>(), args.old_value.as<float>(), args.target.as<float>()}}, {{args.loss.as<float>()}}, stream);
+  require_f32("value_loss", {&args.old_value, &args.target, &args.loss});
+  map<FloatOperands<0b110, 1>>("value_loss", require_activations("value_loss", {&args.value}), ValueLoss{static_cast<float>(args.clip)},
+                               args.loss.size(), {args.value, args.old_value, args.target}, {args.loss}, stream);
 }
 
 template <>
 void run(const ValueLossBackward& args, Stream stream) {
-  require_f32("value_loss_backward", {&args.value, &args.old_value, &args.target, &args.dloss, &args.dvalue});
-  map<5, 1>(
-      "value_loss_backward", ValueGradient{static_cast<float>(args.clip)}, args.dvalue.size(),
-      {{args.value.as<float>(), args.old_value.as<float>(), args.target.as<float>(), args.dloss.as<float>(), args.dvalue.as<float>()}},
-      {{args.dvalue.as<float>()}}, stream);
+  require_f32("value_loss_backward", {&args.old_value, &args.target, &args.dloss});
+  map<FloatOperands<0b01110>>("value_loss_backward", require_activations("value_loss_backward", {&args.value, &args.dvalue}),
+                              ValueGradient{static_cast<float>(args.clip)}, args.dvalue.size(),
+                              {args.value, args.old_value, args.target, args.dloss, args.dvalue}, {args.dvalue}, stream);
 }
 
 }  // namespace expctr::cuda

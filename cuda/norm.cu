@@ -1,9 +1,10 @@
-// Normalisations. Rows (RMS and layer norm): a warp a row up to 1024 columns, else a block; the row is read again from cache for the second
-// pass, so memory sees x once and y once, 8 bytes an element forward and about 20 backward, a handful of FLOPs. Column sums (gain, bias,
-// Dice) run in the fixed order of cuda/reduction.cuh. All bound by memory.
+// Normalisations over rows. x and y are activations (f32 or bf16, b bytes an element), gains, biases and statistics are f32.
+// Rows of whole 16-byte packets and up to 8192 columns are held in registers between the passes, by a warp (up to 1024 columns) or a
+// block; gain and bias are read once a block for up to 128 rows, from shared memory (warps) or registers. So memory sees x once and y once
+// forward, 2 b bytes an element, and x, dy and dx (read and written) backward, 4 b. Other rows are read again, from cache. Column sums of
+// the gradients of gain and bias read x and dy once more, 2 b (cuda/columns.cuh). A handful of FLOPs an element: bound by memory.
 #include "base/kernels/norm.h"
-#include "base/scalar_math.h"
-#include "cuda/reduction.cuh"
+#include "cuda/columns.cuh"
 #include "cuda/rows.cuh"
 
 namespace expctr::cuda {
@@ -17,9 +18,112 @@ __device__ __forceinline__ bool my_row(std::int64_t rows, std::int64_t& row, int
   return row < rows;
 }
 
-template <int Lanes>
+/// A vector over the columns as a held row needs it. Warps share a copy in `memory`, where packets of 8 lie as two halves so that a
+/// quarter of a warp reads neighbouring 16 bytes; the one group of a wide row keeps its columns in registers.
+template <class Held>
+class ColumnParameter {
+ public:
+  __device__ __forceinline__ ColumnParameter(const float* vector, float* memory, std::int64_t width, int lane)
+      : memory_(memory), half_(width / 2) {
+    if constexpr (Held::lanes == 32) {
+      for (std::int64_t q = threadIdx.x; q < width / N; q += block_threads) {
+        float values[N];
+        load_packet(vector + q * N, values);
+#pragma unroll
+        for (int h = 0; h < N / 4; ++h)
+          *reinterpret_cast<float4*>(memory + h * half_ + q * 4) =
+              make_float4(values[4 * h], values[4 * h + 1], values[4 * h + 2], values[4 * h + 3]);
+      }
+      __syncthreads();
+    } else {
+      own_.load(vector, lane, width);
+    }
+  }
+  /// Of packet p, which lies within the row.
+  __device__ __forceinline__ void read(int p, int lane, float (&to)[Held::packet]) const {
+    if constexpr (Held::lanes == 32) {
+#pragma unroll
+      for (int h = 0; h < N / 4; ++h) {
+        const float4 v = *reinterpret_cast<const float4*>(memory_ + h * half_ + (p * 32 + lane) * 4);
+        to[4 * h] = v.x;
+        to[4 * h + 1] = v.y;
+        to[4 * h + 2] = v.z;
+        to[4 * h + 3] = v.w;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < N; ++i) to[i] = own_.values[p][i];
+    }
+  }
+
+ private:
+  static constexpr int N = Held::packet;
+  struct Nothing {};
+  const float* memory_;
+  std::int64_t half_;
+  std::conditional_t<Held::lanes == 32, Nothing, Held> own_;
+};
+
+/// Blocks an SM must be able to hold: left to itself the compiler saves registers until it spills.
+template <class Held>
+constexpr int held_blocks = Held::lanes == 32 ? 2 : 1;
+
+/// Bytes of shared memory for `count` ColumnParameters.
+template <class Held>
+std::size_t parameter_bytes(int count, std::int64_t width) {
+  return Held::lanes == 32 ? static_cast<std::size_t>(count * width) * sizeof(float) : 0;
+}
+
+/// body(row) for the rows of this thread's group.
+template <class Held, class Body>
+__device__ __forceinline__ void for_group_rows(std::int64_t rows, int each, Body body) {
+  constexpr int groups = block_threads / Held::lanes;
+  const std::int64_t group = static_cast<std::int64_t>(blockIdx.x) * groups + threadIdx.x / Held::lanes, first = group * each;
+  for (std::int64_t row = first; row < first + each && row < rows; ++row) body(row);
+}
+
+/// f(packet p) for the packets that lie within the row.
+template <class Held, class F>
+__device__ __forceinline__ void for_packets(int lane, std::int64_t width, F f) {
+#pragma unroll
+  for (int p = 0; p < Held::packets; ++p)
+    if (Held::column(lane, p) < width) f(p);
+}
+
+extern __shared__ float4 parameter_memory[];
+
+template <class Held, class S>
+__global__ void __launch_bounds__(block_threads, held_blocks<Held>)
+    rms_norm_held_kernel(float epsilon, std::int64_t rows, std::int64_t width, int each, const S* x, const float* gain, S* y,
+                         float* inverse_rms) {
+  constexpr int N = Held::packet;
+  __shared__ float shared[8];
+  const int lane = static_cast<int>(threadIdx.x) % Held::lanes;
+  const ColumnParameter<Held> gains(gain, reinterpret_cast<float*>(parameter_memory), width, lane);
+  for_group_rows<Held>(rows, each, [&](std::int64_t row) {
+    Held held;
+    held.load(x + row * width, lane, width);
+    float sum = 0;
+#pragma unroll
+    for (int p = 0; p < Held::packets; ++p) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) sum += held.values[p][i] * held.values[p][i];
+    }
+    const float inverse = 1.0f / sqrtf(group_reduce<Held::lanes>(sum, shared) / static_cast<float>(width) + epsilon);
+    for_packets<Held>(lane, width, [&](int p) {
+      float g[N];
+      gains.read(p, lane, g);
+#pragma unroll
+      for (int i = 0; i < N; ++i) held.values[p][i] = held.values[p][i] * inverse * g[i];
+    });
+    held.store(y + row * width, lane, width);
+    if (lane == 0) inverse_rms[row] = inverse;
+  });
+}
+
+template <int Lanes, class S>
 __global__ void __launch_bounds__(block_threads)
-    rms_norm_kernel(float epsilon, std::int64_t rows, std::int64_t width, const float* x, const float* gain, float* y, float* inverse_rms) {
+    rms_norm_kernel(float epsilon, std::int64_t rows, std::int64_t width, const S* x, const float* gain, S* y, float* inverse_rms) {
   __shared__ float shared[8];
   std::int64_t row;
   int lane;
@@ -34,10 +138,43 @@ __global__ void __launch_bounds__(block_threads)
   if (lane == 0) inverse_rms[row] = inverse;
 }
 
-template <int Lanes>
-__global__ void __launch_bounds__(block_threads)
-    rms_norm_backward_kernel(std::int64_t rows, std::int64_t width, const float* x, const float* gain, const float* inverse_rms,
-                             const float* dy, float* dx) {
+template <class Held, class S>
+__global__ void __launch_bounds__(block_threads, held_blocks<Held>)
+    rms_norm_backward_held_kernel(std::int64_t rows, std::int64_t width, int each, const S* x, const float* gain, const float* inverse_rms,
+                                  const S* dy, S* dx) {
+  constexpr int N = Held::packet;
+  __shared__ float shared[8];
+  const int lane = static_cast<int>(threadIdx.x) % Held::lanes;
+  const ColumnParameter<Held> gains(gain, reinterpret_cast<float*>(parameter_memory), width, lane);
+  for_group_rows<Held>(rows, each, [&](std::int64_t row) {
+    Held held, scaled;  // x, and dy times the gain
+    held.load(x + row * width, lane, width);
+    scaled.load(dy + row * width, lane, width);
+    float dot = 0;
+    for_packets<Held>(lane, width, [&](int p) {
+      float g[N];
+      gains.read(p, lane, g);
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        scaled.values[p][i] *= g[i];
+        dot += scaled.values[p][i] * held.values[p][i];
+      }
+    });
+    const float inverse = inverse_rms[row], pull = group_reduce<Held::lanes>(dot, shared) * inverse * inverse / static_cast<float>(width);
+    for_packets<Held>(lane, width, [&](int p) {
+      S* to = dx + row * width + Held::column(lane, p);
+      float old[N];
+      load_packet(to, old);
+#pragma unroll
+      for (int i = 0; i < N; ++i) old[i] += inverse * (scaled.values[p][i] - held.values[p][i] * pull);
+      store_packet(to, old);
+    });
+  });
+}
+
+template <int Lanes, class S>
+__global__ void __launch_bounds__(block_threads) rms_norm_backward_kernel(std::int64_t rows, std::int64_t width, const S* x,
+                                                                          const float* gain, const float* inverse_rms, const S* dy, S* dx) {
   __shared__ float shared[8];
   std::int64_t row;
   int lane;
@@ -54,12 +191,25 @@ __global__ void __launch_bounds__(block_threads)
       x, dy, gain);
 }
 
+template <class S>
 struct RmsGainTerm {
-  const float *x, *dy, *inverse_rms;
+  static constexpr int row_values = 1;
+  const S *x, *dy;
+  const float* inverse_rms;
   std::int64_t width;
-  __device__ __forceinline__ void operator()(std::int64_t column, std::int64_t row, float (&sums)[1]) const {
-    const std::int64_t at = row * width + column;
-    sums[0] += dy[at] * x[at] * inverse_rms[row];
+  __device__ __forceinline__ float row_value(int, std::int64_t row) const { return inverse_rms[row]; }
+  template <int N>
+  using Columns = NoColumns<N>;
+  template <int N>
+  __device__ __forceinline__ void begin(std::int64_t, NoColumns<N>&) const {}
+  template <int N>
+  __device__ __forceinline__ void add(NoColumns<N>&, std::int64_t, std::int64_t row, std::int64_t column, const float* of_row,
+                                      float (&sums)[1][N]) const {
+    float value[N], d[N];
+    load_packet(x + row * width + column, value);
+    load_packet(dy + row * width + column, d);
+#pragma unroll
+    for (int i = 0; i < N; ++i) sums[0][i] += d[i] * value[i] * of_row[0];
   }
 };
 
@@ -74,9 +224,48 @@ struct AddColumns {
   }
 };
 
-template <int Lanes>
+template <class Held, class S>
+__global__ void __launch_bounds__(block_threads, held_blocks<Held>)
+    layer_norm_held_kernel(float epsilon, std::int64_t rows, std::int64_t width, int each, const S* x, const float* gain, const float* bias,
+                           S* y, float* mean_of, float* inverse_deviation) {
+  constexpr int N = Held::packet;
+  __shared__ float shared[8];
+  const int lane = static_cast<int>(threadIdx.x) % Held::lanes;
+  float* memory = reinterpret_cast<float*>(parameter_memory);
+  const ColumnParameter<Held> gains(gain, memory, width, lane), biases(bias, memory + width, width, lane);
+  for_group_rows<Held>(rows, each, [&](std::int64_t row) {
+    Held held;
+    held.load(x + row * width, lane, width);
+    float sum = 0, squares = 0;
+#pragma unroll
+    for (int p = 0; p < Held::packets; ++p) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) sum += held.values[p][i];
+    }
+    const float mean = group_reduce<Held::lanes>(sum, shared) / static_cast<float>(width);
+    for_packets<Held>(lane, width, [&](int p) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) squares += (held.values[p][i] - mean) * (held.values[p][i] - mean);
+    });
+    const float inverse = 1.0f / sqrtf(group_reduce<Held::lanes>(squares, shared) / static_cast<float>(width) + epsilon);
+    for_packets<Held>(lane, width, [&](int p) {
+      float g[N], b[N];
+      gains.read(p, lane, g);
+      biases.read(p, lane, b);
+#pragma unroll
+      for (int i = 0; i < N; ++i) held.values[p][i] = (held.values[p][i] - mean) * inverse * g[i] + b[i];
+    });
+    held.store(y + row * width, lane, width);
+    if (lane == 0) {
+      mean_of[row] = mean;
+      inverse_deviation[row] = inverse;
+    }
+  });
+}
+
+template <int Lanes, class S>
 __global__ void __launch_bounds__(block_threads)
-    layer_norm_kernel(float epsilon, std::int64_t rows, std::int64_t width, const float* x, const float* gain, const float* bias, float* y,
+    layer_norm_kernel(float epsilon, std::int64_t rows, std::int64_t width, const S* x, const float* gain, const float* bias, S* y,
                       float* mean_of, float* inverse_deviation) {
   __shared__ float shared[8];
   std::int64_t row;
@@ -99,10 +288,48 @@ __global__ void __launch_bounds__(block_threads)
   }
 }
 
-template <int Lanes>
+template <class Held, class S>
+__global__ void __launch_bounds__(block_threads, held_blocks<Held>)
+    layer_norm_backward_held_kernel(std::int64_t rows, std::int64_t width, int each, const S* x, const float* gain, const float* mean_of,
+                                    const float* inverse_deviation, const S* dy, S* dx) {
+  constexpr int N = Held::packet;
+  __shared__ float shared[8];
+  const int lane = static_cast<int>(threadIdx.x) % Held::lanes;
+  const ColumnParameter<Held> gains(gain, reinterpret_cast<float*>(parameter_memory), width, lane);
+  for_group_rows<Held>(rows, each, [&](std::int64_t row) {
+    Held held, scaled;  // x, then its normalised value; dy times the gain
+    held.load(x + row * width, lane, width);
+    scaled.load(dy + row * width, lane, width);
+    const float mean = mean_of[row], inverse = inverse_deviation[row];
+    float sum = 0, dot = 0;
+    for_packets<Held>(lane, width, [&](int p) {
+      float g[N];
+      gains.read(p, lane, g);
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        held.values[p][i] = (held.values[p][i] - mean) * inverse;
+        scaled.values[p][i] *= g[i];
+        sum += scaled.values[p][i];
+        dot += scaled.values[p][i] * held.values[p][i];
+      }
+    });
+    sum = group_reduce<Held::lanes>(sum, shared) / static_cast<float>(width);
+    dot = group_reduce<Held::lanes>(dot, shared) / static_cast<float>(width);
+    for_packets<Held>(lane, width, [&](int p) {
+      S* to = dx + row * width + Held::column(lane, p);
+      float old[N];
+      load_packet(to, old);
+#pragma unroll
+      for (int i = 0; i < N; ++i) old[i] += inverse * (scaled.values[p][i] - sum - held.values[p][i] * dot);
+      store_packet(to, old);
+    });
+  });
+}
+
+template <int Lanes, class S>
 __global__ void __launch_bounds__(block_threads)
-    layer_norm_backward_kernel(std::int64_t rows, std::int64_t width, const float* x, const float* gain, const float* mean_of,
-                               const float* inverse_deviation, const float* dy, float* dx) {
+    layer_norm_backward_kernel(std::int64_t rows, std::int64_t width, const S* x, const float* gain, const float* mean_of,
+                               const float* inverse_deviation, const S* dy, S* dx) {
   __shared__ float shared[8];
   std::int64_t row;
   int lane;
@@ -129,255 +356,151 @@ __global__ void __launch_bounds__(block_threads)
       dx, x, dy, gain);
 }
 
+template <class S>
 struct LayerNormColumnTerm {
-  const float *x, *dy, *mean, *inverse_deviation;
+  static constexpr int row_values = 2;
+  const S *x, *dy;
+  const float *mean, *inverse_deviation;
   std::int64_t width;
-  __device__ __forceinline__ void operator()(std::int64_t column, std::int64_t row, float (&sums)[2]) const {
-    const std::int64_t at = row * width + column;
-    const float d = dy[at];
-    sums[0] += d * (x[at] - mean[row]) * inverse_deviation[row];
-    sums[1] += d;
+  __device__ __forceinline__ float row_value(int v, std::int64_t row) const { return v == 0 ? mean[row] : inverse_deviation[row]; }
+  template <int N>
+  using Columns = NoColumns<N>;
+  template <int N>
+  __device__ __forceinline__ void begin(std::int64_t, NoColumns<N>&) const {}
+  template <int N>
+  __device__ __forceinline__ void add(NoColumns<N>&, std::int64_t, std::int64_t row, std::int64_t column, const float* of_row,
+                                      float (&sums)[2][N]) const {
+    float value[N], d[N];
+    load_packet(x + row * width + column, value);
+    load_packet(dy + row * width + column, d);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      sums[0][i] += d[i] * (value[i] - of_row[0]) * of_row[1];
+      sums[1][i] += d[i];
+    }
   }
 };
-
-struct ColumnTerm {
-  const float* x;
-  std::int64_t width;
-  __device__ __forceinline__ void operator()(std::int64_t column, std::int64_t row, float (&sums)[1]) const {
-    sums[0] += x[row * width + column];
-  }
-};
-
-struct StoreMean {
-  float rows;
-  float* mean;
-  __device__ void operator()(std::int64_t column, const float (&sums)[1]) const { mean[column] = sums[0] / rows; }
-};
-
-struct SquaredDeviationTerm {
-  const float *x, *mean;
-  std::int64_t width;
-  __device__ __forceinline__ void operator()(std::int64_t column, std::int64_t row, float (&sums)[1]) const {
-    const float difference = x[row * width + column] - mean[column];
-    sums[0] += difference * difference;
-  }
-};
-
-/// The batch's inverse deviation, and the running statistics' step towards the batch. One row has no unbiased variance: the running one
-/// stays.
-struct StoreDeviation {
-  float rows, epsilon, momentum;
-  const float* mean;
-  float *inverse_deviation, *running_mean, *running_variance;
-  __device__ void operator()(std::int64_t column, const float (&sums)[1]) const {
-    inverse_deviation[column] = 1.0f / sqrtf(sums[0] / rows + epsilon);
-    running_mean[column] += momentum * (mean[column] - running_mean[column]);
-    if (rows > 1.0f) running_variance[column] += momentum * (sums[0] / (rows - 1.0f) - running_variance[column]);
-  }
-};
-
-__global__ void __launch_bounds__(block_threads) dice_running_kernel(float epsilon, std::int64_t width, const float* running_mean,
-                                                                     const float* running_variance, float* mean, float* inverse_deviation) {
-  const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
-  if (column >= width) return;
-  mean[column] = running_mean[column];
-  inverse_deviation[column] = 1.0f / sqrtf(running_variance[column] + epsilon);
-}
-
-/// y = p x + alpha (1 - p) x; a warp a row.
-__global__ void __launch_bounds__(block_threads) dice_kernel(std::int64_t rows, std::int64_t width, const float* x, const float* alpha,
-                                                             const float* mean, const float* inverse_deviation, float* y) {
-  std::int64_t row;
-  int lane;
-  if (!my_row<32>(rows, row, lane)) return;
-  map_row<32>(
-      lane, width, y + row * width,
-      [](std::int64_t, float value, float a, float m, float inverse) {
-        const float p = scalar::sigmoid((value - m) * inverse);
-        return value * (p + a * (1.0f - p));
-      },
-      x + row * width, alpha, mean, inverse_deviation);
-}
-
-/// Per element: z = (x - mean) / deviation and dL/dz.
-struct DiceElement {
-  float z, p, dz;
-  __device__ __forceinline__ DiceElement(float x, float alpha, float mean, float inverse, float dy) {
-    z = (x - mean) * inverse;
-    p = scalar::sigmoid(z);
-    dz = dy * x * (1.0f - alpha) * p * (1.0f - p);
-  }
-};
-
-struct DiceTerm {
-  const float *x, *alpha, *mean, *inverse_deviation, *dy;
-  std::int64_t width;
-  __device__ __forceinline__ void operator()(std::int64_t column, std::int64_t row, float (&sums)[3]) const {
-    const std::int64_t at = row * width + column;
-    const DiceElement e(x[at], alpha[column], mean[column], inverse_deviation[column], dy[at]);
-    sums[0] += e.dz;
-    sums[1] += e.dz * e.z;
-    sums[2] += dy[at] * x[at] * (1.0f - e.p);
-  }
-};
-
-/// Means of dz and dz z go to scratch, the gradient of alpha to its place.
-struct StoreDice {
-  float rows;
-  float *mean_dz, *mean_dz_z, *dalpha;
-  __device__ void operator()(std::int64_t column, const float (&sums)[3]) const {
-    mean_dz[column] = sums[0] / rows;
-    mean_dz_z[column] = sums[1] / rows;
-    if (dalpha != nullptr) dalpha[column] += sums[2];
-  }
-};
-
-__global__ void __launch_bounds__(block_threads)
-    dice_backward_kernel(bool training, std::int64_t rows, std::int64_t width, const float* x, const float* alpha, const float* mean,
-                         const float* inverse_deviation, const float* dy, const float* mean_dz, const float* mean_dz_z, float* dx) {
-  std::int64_t row;
-  int lane;
-  if (!my_row<32>(rows, row, lane)) return;
-  map_row<32>(
-      lane, width, dx + row * width,
-      [training](std::int64_t, float old, float value, float a, float m, float inverse, float d, float first, float second) {
-        const DiceElement e(value, a, m, inverse, d);
-        const float through = training ? e.dz - first - e.z * second : e.dz;
-        return old + d * (e.p + a * (1.0f - e.p)) + inverse * through;
-      },
-      dx + row * width, x + row * width, alpha, mean, inverse_deviation, dy + row * width, mean_dz, mean_dz_z);
-}
-
-ReductionPlan column_plan(const View& x) { return plan_reduction(x.width(), x.rows()); }
-
-/// An empty batch has no statistics: it uses the running ones.
-bool uses_batch(const DiceForward& args) { return args.training && args.x.rows() > 0; }
 
 }  // namespace
 
 template <>
 void run(const RmsNormForward& args, Stream stream) {
-  require_f32("rms_norm", {&args.x, &args.gain, &args.y, &args.inverse_rms});
+  require_f32("rms_norm", {&args.gain, &args.inverse_rms});
   const std::int64_t rows = args.x.rows(), width = args.x.width();
-  dispatch_rows(rows, width, [&](auto lanes, unsigned blocks) {
-    rms_norm_kernel<decltype(lanes)::value><<<blocks, block_threads, 0, native(stream)>>>(static_cast<float>(args.epsilon), rows, width,
-                                                                                          args.x.as<float>(), args.gain.as<float>(),
-                                                                                          args.y.as<float>(), args.inverse_rms.as<float>());
+  const float epsilon = static_cast<float>(args.epsilon), *gain = args.gain.as<float>();
+  float* inverse_rms = args.inverse_rms.as<float>();
+  dispatch_activation(require_activations("rms_norm", {&args.x, &args.y}), [&](auto storage) {
+    using S = decltype(storage);
+    const S* x = args.x.as<S>();
+    S* y = args.y.as<S>();
+    const bool held = dispatch_held_rows<S>(rows, width, {&args.x, &args.gain, &args.y}, [&](auto row, HeldLaunch how) {
+      using Held = decltype(row);
+      rms_norm_held_kernel<Held><<<how.blocks, block_threads, parameter_bytes<Held>(1, width), native(stream)>>>(
+          epsilon, rows, width, how.each, x, gain, y, inverse_rms);
+    });
+    if (held) return;
+    dispatch_rows(rows, width, [&](auto lanes, unsigned blocks) {
+      rms_norm_kernel<decltype(lanes)::value><<<blocks, block_threads, 0, native(stream)>>>(epsilon, rows, width, x, gain, y, inverse_rms);
+    });
   });
   check_launch("rms_norm");
 }
 
 template <>
 std::size_t scratch_bytes(const RmsNormBackward& args) {
-  return args.dgain.empty() ? 0 : column_plan(args.x).bytes(1);
+  return args.dgain.empty() ? 0 : plan_columns(args.x.rows(), args.x.width()).bytes(1);
 }
 
 template <>
 void run(const RmsNormBackward& args, Stream stream) {
-  require_f32("rms_norm_backward", {&args.x, &args.gain, &args.inverse_rms, &args.dy, &args.dx, &args.dgain});
+  require_f32("rms_norm_backward", {&args.gain, &args.inverse_rms, &args.dgain});
   require_scratch("rms_norm_backward", args.scratch, scratch_bytes(args));
   const std::int64_t rows = args.x.rows(), width = args.x.width();
-  if (!args.dx.empty())
-    dispatch_rows(rows, width, [&](auto lanes, unsigned blocks) {
-      rms_norm_backward_kernel<decltype(lanes)::value><<<blocks, block_threads, 0, native(stream)>>>(
-          rows, width, args.x.as<float>(), args.gain.as<float>(), args.inverse_rms.as<float>(), args.dy.as<float>(), args.dx.as<float>());
+  const float *gain = args.gain.as<float>(), *inverse_rms = args.inverse_rms.as<float>();
+  dispatch_activation(require_activations("rms_norm_backward", {&args.x, &args.dy, &args.dx}), [&](auto storage) {
+    using S = decltype(storage);
+    const S *x = args.x.as<S>(), *dy = args.dy.as<S>();
+    S* dx = args.dx.as<S>();
+    if (!args.dx.empty()) {
+      const bool held = dispatch_held_rows<S>(rows, width, {&args.x, &args.gain, &args.dy, &args.dx}, [&](auto row, HeldLaunch how) {
+        using Held = decltype(row);
+        rms_norm_backward_held_kernel<Held><<<how.blocks, block_threads, parameter_bytes<Held>(1, width), native(stream)>>>(
+            rows, width, how.each, x, gain, inverse_rms, dy, dx);
+      });
+      if (!held)
+        dispatch_rows(rows, width, [&](auto lanes, unsigned blocks) {
+          rms_norm_backward_kernel<decltype(lanes)::value>
+              <<<blocks, block_threads, 0, native(stream)>>>(rows, width, x, gain, inverse_rms, dy, dx);
+        });
+      check_launch("rms_norm_backward");
+    }
+    if (args.dgain.empty()) return;
+    dispatch_packets<S>(width, {&args.x, &args.dy}, [&](auto packet) {
+      column_sums<decltype(packet)::value, 1>("rms_norm_backward", plan_columns(rows, width), RmsGainTerm<S>{x, dy, inverse_rms, width},
+                                              AddColumns<1>{{args.dgain.as<float>()}}, args.scratch.data, stream);
     });
-  check_launch("rms_norm_backward");
-  if (!args.dgain.empty())
-    reduce<1, false>("rms_norm_backward", column_plan(args.x),
-                     RmsGainTerm{args.x.as<float>(), args.dy.as<float>(), args.inverse_rms.as<float>(), width},
-                     AddColumns<1>{{args.dgain.as<float>()}}, args.scratch.data, stream);
+  });
 }
 
 template <>
 void run(const LayerNormForward& args, Stream stream) {
-  require_f32("layer_norm", {&args.x, &args.gain, &args.bias, &args.y, &args.mean, &args.inverse_deviation});
+  require_f32("layer_norm", {&args.gain, &args.bias, &args.mean, &args.inverse_deviation});
   const std::int64_t rows = args.x.rows(), width = args.x.width();
-  dispatch_rows(rows, width, [&](auto lanes, unsigned blocks) {
-    layer_norm_kernel<decltype(lanes)::value><<<blocks, block_threads, 0, native(stream)>>>(
-        static_cast<float>(args.epsilon), rows, width, args.x.as<float>(), args.gain.as<float>(), args.bias.as<float>(), args.y.as<float>(),
-        args.mean.as<float>(), args.inverse_deviation.as<float>());
+  const float epsilon = static_cast<float>(args.epsilon), *gain = args.gain.as<float>(), *bias = args.bias.as<float>();
+  float *mean = args.mean.as<float>(), *inverse = args.inverse_deviation.as<float>();
+  dispatch_activation(require_activations("layer_norm", {&args.x, &args.y}), [&](auto storage) {
+    using S = decltype(storage);
+    const S* x = args.x.as<S>();
+    S* y = args.y.as<S>();
+    const bool held = dispatch_held_rows<S>(rows, width, {&args.x, &args.gain, &args.bias, &args.y}, [&](auto row, HeldLaunch how) {
+      using Held = decltype(row);
+      layer_norm_held_kernel<Held><<<how.blocks, block_threads, parameter_bytes<Held>(2, width), native(stream)>>>(
+          epsilon, rows, width, how.each, x, gain, bias, y, mean, inverse);
+    });
+    if (held) return;
+    dispatch_rows(rows, width, [&](auto lanes, unsigned blocks) {
+      layer_norm_kernel<decltype(lanes)::value>
+          <<<blocks, block_threads, 0, native(stream)>>>(epsilon, rows, width, x, gain, bias, y, mean, inverse);
+    });
   });
   check_launch("layer_norm");
 }
 
 template <>
 std::size_t scratch_bytes(const LayerNormBackward& args) {
-  return args.dgain.empty() && args.dbias.empty() ? 0 : column_plan(args.x).bytes(2);
+  return args.dgain.empty() && args.dbias.empty() ? 0 : plan_columns(args.x.rows(), args.x.width()).bytes(2);
 }
 
 template <>
 void run(const LayerNormBackward& args, Stream stream) {
-  require_f32("layer_norm_backward",
-              {&args.x, &args.gain, &args.mean, &args.inverse_deviation, &args.dy, &args.dx, &args.dgain, &args.dbias});
+  require_f32("layer_norm_backward", {&args.gain, &args.mean, &args.inverse_deviation, &args.dgain, &args.dbias});
   require_scratch("layer_norm_backward", args.scratch, scratch_bytes(args));
   const std::int64_t rows = args.x.rows(), width = args.x.width();
-  if (!args.dx.empty())
-    dispatch_rows(rows, width, [&](auto lanes, unsigned blocks) {
-      layer_norm_backward_kernel<decltype(lanes)::value>
-          <<<blocks, block_threads, 0, native(stream)>>>(rows, width, args.x.as<float>(), args.gain.as<float>(), args.mean.as<float>(),
-                                                         args.inverse_deviation.as<float>(), args.dy.as<float>(), args.dx.as<float>());
+  const float *gain = args.gain.as<float>(), *mean = args.mean.as<float>(), *inverse = args.inverse_deviation.as<float>();
+  dispatch_activation(require_activations("layer_norm_backward", {&args.x, &args.dy, &args.dx}), [&](auto storage) {
+    using S = decltype(storage);
+    const S *x = args.x.as<S>(), *dy = args.dy.as<S>();
+    S* dx = args.dx.as<S>();
+    if (!args.dx.empty()) {
+      const bool held = dispatch_held_rows<S>(rows, width, {&args.x, &args.gain, &args.dy, &args.dx}, [&](auto row, HeldLaunch how) {
+        using Held = decltype(row);
+        layer_norm_backward_held_kernel<Held><<<how.blocks, block_threads, parameter_bytes<Held>(1, width), native(stream)>>>(
+            rows, width, how.each, x, gain, mean, inverse, dy, dx);
+      });
+      if (!held)
+        dispatch_rows(rows, width, [&](auto lanes, unsigned blocks) {
+          layer_norm_backward_kernel<decltype(lanes)::value>
+              <<<blocks, block_threads, 0, native(stream)>>>(rows, width, x, gain, mean, inverse, dy, dx);
+        });
+      check_launch("layer_norm_backward");
+    }
+    if (args.dgain.empty() && args.dbias.empty()) return;
+    dispatch_packets<S>(width, {&args.x, &args.dy}, [&](auto packet) {
+      column_sums<decltype(packet)::value, 2>("layer_norm_backward", plan_columns(rows, width),
+                                              LayerNormColumnTerm<S>{x, dy, mean, inverse, width},
+                                              AddColumns<2>{{args.dgain.as<float>(), args.dbias.as<float>()}}, args.scratch.data, stream);
     });
-  check_launch("layer_norm_backward");
-  if (!args.dgain.empty() || !args.dbias.empty())
-    reduce<2, false>(
-        "layer_norm_backward", column_plan(args.x),
-        LayerNormColumnTerm{args.x.as<float>(), args.dy.as<float>(), args.mean.as<float>(), args.inverse_deviation.as<float>(), width},
-        AddColumns<2>{{args.dgain.as<float>(), args.dbias.as<float>()}}, args.scratch.data, stream);
-}
-
-template <>
-std::size_t scratch_bytes(const DiceForward& args) {
-  return uses_batch(args) ? column_plan(args.x).bytes(1) : 0;
-}
-
-template <>
-void run(const DiceForward& args, Stream stream) {
-  require_f32("dice", {&args.x, &args.alpha, &args.running_mean, &args.running_variance, &args.y, &args.mean, &args.inverse_deviation});
-  require_scratch("dice", args.scratch, scratch_bytes(args));
-  const std::int64_t rows = args.x.rows(), width = args.x.width();
-  if (width == 0) return;
-  const float *x = args.x.as<float>(), epsilon = static_cast<float>(args.epsilon);
-  float *mean = args.mean.as<float>(), *inverse_deviation = args.inverse_deviation.as<float>();
-  if (uses_batch(args)) {
-    const ReductionPlan plan = column_plan(args.x);
-    const float count = static_cast<float>(rows);
-    reduce<1, false>("dice", plan, ColumnTerm{x, width}, StoreMean{count, mean}, args.scratch.data, stream);
-    reduce<1, false>("dice", plan, SquaredDeviationTerm{x, mean, width},
-                     StoreDeviation{count, epsilon, static_cast<float>(args.momentum), mean, inverse_deviation,
-                                    args.running_mean.as<float>(), args.running_variance.as<float>()},
-                     args.scratch.data, stream);
-  } else {
-    dice_running_kernel<<<blocks_for(width, block_threads), block_threads, 0, native(stream)>>>(
-        epsilon, width, args.running_mean.as<float>(), args.running_variance.as<float>(), mean, inverse_deviation);
-    check_launch("dice");
-  }
-  if (rows == 0) return;
-  dice_kernel<<<blocks_for(rows, block_threads / 32), block_threads, 0, native(stream)>>>(rows, width, x, args.alpha.as<float>(), mean,
-                                                                                          inverse_deviation, args.y.as<float>());
-  check_launch("dice");
-}
-
-template <>
-std::size_t scratch_bytes(const DiceBackward& args) {
-  return static_cast<std::size_t>(args.x.width()) * 2 * sizeof(float) + column_plan(args.x).bytes(3);
-}
-
-template <>
-void run(const DiceBackward& args, Stream stream) {
-  require_f32("dice_backward", {&args.x, &args.alpha, &args.mean, &args.inverse_deviation, &args.dy, &args.dx, &args.dalpha});
-  require_scratch("dice_backward", args.scratch, scratch_bytes(args));
-  const std::int64_t rows = args.x.rows(), width = args.x.width();
-  if (rows * width == 0) return;
-  float *mean_dz = args.scratch.as<float>(), *mean_dz_z = mean_dz + width;
-  const float *x = args.x.as<float>(), *alpha = args.alpha.as<float>(), *mean = args.mean.as<float>(),
-              *inverse_deviation = args.inverse_deviation.as<float>(), *dy = args.dy.as<float>();
-  reduce<3, false>("dice_backward", column_plan(args.x), DiceTerm{x, alpha, mean, inverse_deviation, dy, width},
-                   StoreDice{static_cast<float>(rows), mean_dz, mean_dz_z, args.dalpha.as<float>()}, mean_dz_z + width, stream);
-  if (args.dx.empty()) return;
-  dice_backward_kernel<<<blocks_for(rows, block_threads / 32), block_threads, 0, native(stream)>>>(
-      args.training, rows, width, x, alpha, mean, inverse_deviation, dy, mean_dz, mean_dz_z, args.dx.as<float>());
-  check_launch("dice_backward");
+  });
 }
 
 }  // namespace expctr::cuda

@@ -1,7 +1,7 @@
-// AdamW over all tensors in one launch: the table of tensors travels by value in the kernel's parameters, up to 480 tensors a launch.
-// Reads parameter, gradient and both moments and writes three of them: 28 bytes an element, about 15 FLOPs; bound by memory.
-#include <cmath>
-
+// AdamW over all tensors in one launch: the table of tensors travels by value in the kernel's parameters (constant memory, so that looking
+// up a block's tensor costs no traffic, and a captured launch keeps it), up to 720 tensors a launch. Reads parameter, gradient and both
+// moments and writes three of them: 28 bytes an element, about 15 FLOPs; bound by memory. With `control` a launch of one thread before it
+// computes the step's factors on the device, in double.
 #include "base/kernels/optim.h"
 #include "cuda/launch.cuh"
 
@@ -12,7 +12,7 @@ namespace {
 constexpr std::int64_t piece = 4 * block_threads;
 
 struct AdamTable {
-  static constexpr int capacity = 480;
+  static constexpr int capacity = 720;
   float *parameter[capacity], *first_moment[capacity], *second_moment[capacity];
   const float* gradient[capacity];
   std::int64_t elements[capacity];
@@ -29,6 +29,19 @@ struct AdamStep {
   float deviation_scale;  ///< 1 / sqrt(1 - beta2^t)
   float epsilon;
 
+  /// Rounded once, from double.
+  static __host__ __device__ AdamStep of(double rate, double decay, double beta1, double beta2, double epsilon, double scale, double t) {
+    return {static_cast<float>(rate * decay),
+            static_cast<float>(beta1),
+            static_cast<float>(1.0 - beta1),
+            static_cast<float>(beta2),
+            static_cast<float>(1.0 - beta2),
+            static_cast<float>(scale),
+            static_cast<float>(rate / (1.0 - pow(beta1, t))),
+            static_cast<float>(1.0 / sqrt(1.0 - pow(beta2, t))),
+            static_cast<float>(epsilon)};
+  }
+
   __device__ __forceinline__ void apply(float& p, float g, float& m, float& v) const {
     g *= gradient_scale;
     m = beta1 * m + rest1 * g;
@@ -37,7 +50,19 @@ struct AdamStep {
   }
 };
 
-__global__ void __launch_bounds__(block_threads) adamw_kernel(const __grid_constant__ AdamTable table, AdamStep step) {
+__global__ void adamw_factors_kernel(double decay, double beta1, double beta2, double epsilon, const double* control, AdamStep* step) {
+  *step = AdamStep::of(control[0], decay, beta1, beta2, epsilon, control[2], control[1]);
+}
+
+/// `on_device`, where it is not null, holds the step that is used instead of `given`.
+__global__ void __launch_bounds__(block_threads)
+    adamw_kernel(const __grid_constant__ AdamTable table, AdamStep given, const AdamStep* on_device) {
+  __shared__ AdamStep shared;
+  if (on_device != nullptr) {
+    if (threadIdx.x == 0) shared = *on_device;
+    __syncthreads();
+  }
+  const AdamStep step = on_device != nullptr ? shared : given;
   int low = 0, high = table.count;
   while (high - low > 1) {
     const int middle = (low + high) / 2;
@@ -62,27 +87,42 @@ __global__ void __launch_bounds__(block_threads) adamw_kernel(const __grid_const
   for (std::int64_t j = i; j < i + 4 && j < n; ++j) step.apply(p[j], g[j], m[j], v[j]);
 }
 
+__global__ void advance_step_kernel(double most, const double* total, double* control) {
+  control[1] += 1.0;
+  const double scale = most / (sqrt(*total) + 1e-6);
+  control[2] = most <= 0.0 || scale > 1.0 ? 1.0 : scale;
+}
+
 }  // namespace
 
 template <>
+std::size_t scratch_bytes(const AdamW& args) {
+  return args.control.empty() ? 0 : sizeof(AdamStep);
+}
+
+template <>
 void run(const AdamW& args, Stream stream) {
-  if (args.step < 1) throw Error("cuda: adamw: step " + std::to_string(args.step) + " is below 1", "count steps from 1");
-  const double t = static_cast<double>(args.step);
-  const AdamStep step{static_cast<float>(args.learning_rate * args.weight_decay),
-                      static_cast<float>(args.beta1),
-                      static_cast<float>(1.0 - args.beta1),
-                      static_cast<float>(args.beta2),
-                      static_cast<float>(1.0 - args.beta2),
-                      static_cast<float>(args.gradient_scale),
-                      static_cast<float>(args.learning_rate / (1.0 - std::pow(args.beta1, t))),
-                      static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(args.beta2, t))),
-                      static_cast<float>(args.epsilon)};
+  AdamStep* on_device = nullptr;
+  AdamStep step{};
+  if (!args.control.empty()) {
+    require("adamw", DType::f64, {&args.control});
+    require_scratch("adamw", args.scratch, sizeof(AdamStep));
+    if (args.control.size() != 3) throw ShapeError("cuda: adamw: control must be f64 [3]");
+    on_device = args.scratch.as<AdamStep>();
+    adamw_factors_kernel<<<1, 1, 0, native(stream)>>>(args.weight_decay, args.beta1, args.beta2, args.epsilon, args.control.as<double>(),
+                                                      on_device);
+    check_launch("adamw");
+  } else {
+    if (args.step < 1) throw Error("cuda: adamw: step " + std::to_string(args.step) + " is below 1", "count steps from 1");
+    step = AdamStep::of(args.learning_rate, args.weight_decay, args.beta1, args.beta2, args.epsilon, args.gradient_scale,
+                        static_cast<double>(args.step));
+  }
   AdamTable table;
   table.count = 0;
   table.first_block[0] = 0;
   const auto launch = [&] {
     if (table.count == 0) return;
-    adamw_kernel<<<static_cast<unsigned>(table.first_block[table.count]), block_threads, 0, native(stream)>>>(table, step);
+    adamw_kernel<<<static_cast<unsigned>(table.first_block[table.count]), block_threads, 0, native(stream)>>>(table, step, on_device);
     check_launch("adamw");
     table.count = 0;
   };
@@ -102,6 +142,14 @@ void run(const AdamW& args, Stream stream) {
     if (table.count == AdamTable::capacity) launch();
   }
   launch();
+}
+
+template <>
+void run(const AdvanceStep& args, Stream stream) {
+  require("advance_step", DType::f64, {&args.total, &args.control});
+  if (args.total.size() != 1 || args.control.size() != 3) throw ShapeError("cuda: advance_step: total must be f64 [1] and control f64 [3]");
+  advance_step_kernel<<<1, 1, 0, native(stream)>>>(args.most, args.total.as<double>(), args.control.as<double>());
+  check_launch("advance_step");
 }
 
 }  // namespace expctr::cuda

@@ -1,74 +1,85 @@
-// Rotary position embedding: a thread turns the pairs (i, i + head_dim / 2), four neighbouring i at a time where the layout allows.
-// Reads x and writes y, 8 bytes an element (12 when accumulating); the table's rows stay in cache. Bound by memory.
-// A position past the table gives NaN: a kernel cannot throw.
+// Rotary position embedding: a thread turns the pairs (i, i + head_dim / 2), a packet of neighbouring i, in several heads of a token, so
+// that it reads sine and cosine once for them. Reads x and writes y, 2 b bytes an element of b bytes (3 b when accumulating); the table's
+// rows (f32) once a token and group of heads. Bound by memory. A position past the table gives NaN: a kernel cannot throw.
+#include <algorithm>
+
 #include "base/kernels/rotary.h"
-#include "cuda/launch.cuh"
+#include "cuda/packet.cuh"
 
 namespace expctr::cuda {
 
 namespace {
 
-template <int Step>
-struct Piece;
-template <>
-struct Piece<1> {
-  using Type = float;
-};
-template <>
-struct Piece<4> {
-  using Type = float4;
-};
+constexpr std::int64_t most_heads_each = 16;
 
 /// x and y may be the same tensor: a thread reads both halves of its pairs before it writes them.
-template <int Step>
+template <int N, class S>
 __global__ void __launch_bounds__(block_threads)
-    rotary_kernel(bool accumulate, float sign, std::int64_t pairs, std::int64_t heads, std::int64_t half, std::int64_t most_positions,
-                  const float* x, const std::int32_t* positions, const float* table, float* y) {
-  using Type = typename Piece<Step>::Type;
-  const std::int64_t index = (static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x) * Step;
-  if (index >= pairs) return;
-  const std::int64_t vector = index / half, i = index - vector * half, token = vector / heads, at = vector * 2 * half + i;
-  const std::int64_t position = positions[token];
+    rotary_kernel(bool accumulate, float sign, std::int64_t tokens, std::int64_t heads, std::int64_t half, int each,
+                  std::int64_t most_positions, const S* x, const std::int32_t* positions, const float* table, S* y) {
+  const std::int64_t thread = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
+  std::int64_t packet, group;
+  const std::int64_t token = divide(divide(thread, half / N, packet), ceil_div(heads, each), group);
+  if (token >= tokens) return;
+  const std::int64_t position = positions[token], i = packet * N;
   const bool known = position >= 0 && position < most_positions;
+  float cosine[N], sine[N];
   const float* row = table + (known ? position : 0) * 2 * half + i;
-  union Values {
-    Type whole;
-    float part[Step];
-  };
-  Values first, second, cosine, sine, old_first, old_second;
-  first.whole = *reinterpret_cast<const Type*>(x + at);
-  second.whole = *reinterpret_cast<const Type*>(x + at + half);
-  cosine.whole = *reinterpret_cast<const Type*>(row);
-  sine.whole = *reinterpret_cast<const Type*>(row + half);
-  if (accumulate) {
-    old_first.whole = *reinterpret_cast<const Type*>(y + at);
-    old_second.whole = *reinterpret_cast<const Type*>(y + at + half);
-  }
-  Values out_first, out_second;
+  load_packet(row, cosine);
+  load_packet(row + half, sine);
 #pragma unroll
-  for (int k = 0; k < Step; ++k) {
-    const float c = known ? cosine.part[k] : NAN, s = sign * sine.part[k];
-    out_first.part[k] = first.part[k] * c - second.part[k] * s + (accumulate ? old_first.part[k] : 0.0f);
-    out_second.part[k] = second.part[k] * c + first.part[k] * s + (accumulate ? old_second.part[k] : 0.0f);
+  for (int k = 0; k < N; ++k) {
+    if (!known) cosine[k] = NAN;
+    sine[k] *= sign;
   }
-  *reinterpret_cast<Type*>(y + at) = out_first.whole;
-  *reinterpret_cast<Type*>(y + at + half) = out_second.whole;
+  const std::int64_t last = group * each + each < heads ? group * each + each : heads;
+  for (std::int64_t head = group * each; head < last; ++head) {
+    const std::int64_t at = (token * heads + head) * 2 * half + i;
+    float first[N], second[N], out_first[N] = {}, out_second[N] = {};
+    load_packet(x + at, first);
+    load_packet(x + at + half, second);
+    if (accumulate) {
+      load_packet(y + at, out_first);
+      load_packet(y + at + half, out_second);
+    }
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      // Rounded as written, so that a pair gets the same bits with and without packets.
+      out_first[k] = __fadd_rn(out_first[k], fmaf(first[k], cosine[k], -__fmul_rn(second[k], sine[k])));
+      out_second[k] = __fadd_rn(out_second[k], fmaf(second[k], cosine[k], __fmul_rn(first[k], sine[k])));
+    }
+    store_packet(y + at, out_first);
+    store_packet(y + at + half, out_second);
+  }
 }
 
 }  // namespace
 
 template <>
 void run(const Rotary& args, Stream stream) {
-  require_f32("rotary", {&args.x, &args.table, &args.y});
+  require_f32("rotary", {&args.table});
   require("rotary", DType::i32, {&args.positions});
+  const DType dtype = require_activations("rotary", {&args.x, &args.y});
   const View& x = args.x;
   if (x.rank != 3 || x.shape[2] % 2 != 0) throw ShapeError("cuda: rotary takes [tokens, heads, head_dim] with an even head_dim");
-  const std::int64_t heads = x.shape[1], half = x.shape[2] / 2, pairs = x.size() / 2;
-  if (pairs == 0) return;
-  const bool vector = half % 4 == 0 && aligned16(x.data) && aligned16(args.table.data) && aligned16(args.y.data);
-  (vector ? rotary_kernel<4> : rotary_kernel<1>)<<<blocks_for(pairs, block_threads * (vector ? 4 : 1)), block_threads, 0, native(stream)>>>(
-      args.accumulate, args.inverse ? -1.0f : 1.0f, pairs, heads, half, args.table.rows(), x.as<float>(), args.positions.as<std::int32_t>(),
-      args.table.as<float>(), args.y.as<float>());
+  const std::int64_t tokens = x.shape[0], heads = x.shape[1], half = x.shape[2] / 2;
+  if (x.size() == 0) return;
+  dispatch_activation(dtype, [&](auto storage) {
+    using S = decltype(storage);
+    const auto launch = [&](auto packet) {
+      constexpr int N = decltype(packet)::value;
+      // One head each where there is little work, else the device would not be full.
+      const std::int64_t each = std::clamp<std::int64_t>(x.size() / 2 / N / (1 << 15), 1, std::min(heads, most_heads_each));
+      const std::int64_t threads = tokens * ceil_div(heads, each) * (half / N);
+      rotary_kernel<N><<<blocks_for(threads, block_threads), block_threads, 0, native(stream)>>>(
+          args.accumulate, args.inverse ? -1.0f : 1.0f, tokens, heads, half, static_cast<int>(each), args.table.rows(), x.as<const S>(),
+          args.positions.as<std::int32_t>(), args.table.as<float>(), args.y.as<S>());
+    };
+    if (packets_fit<packet_size<S>>(half, {&args.x, &args.table, &args.y}))
+      launch(std::integral_constant<int, packet_size<S>>{});
+    else
+      launch(std::integral_constant<int, 1>{});
+  });
   check_launch("rotary");
 }
 

@@ -1,8 +1,10 @@
-// Rows handled by a group of threads (a warp, or a block of 256): loops over columns with 16-byte accesses, and sums that every lane
-// receives.
+// Rows handled by a group of threads (a warp, or a block of 256): loops over columns with accesses of up to 16 bytes, rows held in
+// registers between two passes, and sums that every lane receives.
 #pragma once
 
-#include "cuda/launch.cuh"
+#include <algorithm>
+
+#include "cuda/packet.cuh"
 
 namespace expctr::cuda {
 
@@ -24,34 +26,66 @@ __device__ __forceinline__ float group_reduce(float value, float* shared) {
   return value;
 }
 
-/// f(column, values...) for this lane's columns of the rows that start at `pointers`.
-template <int Lanes, class F, class... P>
-__device__ __forceinline__ void visit_row(int lane, std::int64_t width, F f, const P*... pointers) {
-  if (width % 4 == 0 && (aligned16(pointers) && ...)) {
-    for (std::int64_t c = 4 * lane; c < width; c += 4 * Lanes) {
-      [&](const auto... q) {
-        f(c, q.x...);
-        f(c + 1, q.y...);
-        f(c + 2, q.z...);
-        f(c + 3, q.w...);
-      }(*reinterpret_cast<const float4*>(pointers + c)...);
+template <int N, class S>
+__device__ __forceinline__ bool aligned_for(const S* pointer) {
+  constexpr std::uintptr_t bytes = N * sizeof(S) < 16 ? N * sizeof(S) : 16;
+  return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
+}
+
+/// One packet of each of several arrays.
+template <int N, class... S>
+struct Loaded;
+template <int N>
+struct Loaded<N> {
+  __device__ __forceinline__ explicit Loaded(std::int64_t) {}
+  template <class F, class... Values>
+  __device__ __forceinline__ auto call(int, F& f, Values... values) const {
+    return f(values...);
+  }
+};
+template <int N, class First, class... Rest>
+struct Loaded<N, First, Rest...> {
+  float values[N];
+  Loaded<N, Rest...> rest;
+  __device__ __forceinline__ Loaded(std::int64_t column, const First* first, const Rest*... others) : rest(column, others...) {
+    load_packet(first + column, values);
+  }
+  /// f(given..., element i of every packet).
+  template <class F, class... Values>
+  __device__ __forceinline__ auto call(int i, F& f, Values... given) const {
+    return rest.call(i, f, given..., values[i]);
+  }
+};
+
+/// f(column, values...) for this lane's columns of the rows that start at `pointers`: float or Bf16 arrays.
+template <int Lanes, class F, class... S>
+__device__ __forceinline__ void visit_row(int lane, std::int64_t width, F f, const S*... pointers) {
+  constexpr int N = common_packet<S...>;
+  if (width % N == 0 && (aligned_for<N>(pointers) && ...)) {
+    for (std::int64_t c = N * lane; c < width; c += N * Lanes) {
+      const Loaded<N, S...> loaded(c, pointers...);
+#pragma unroll
+      for (int i = 0; i < N; ++i) loaded.call(i, f, c + i);
     }
   } else {
-    for (std::int64_t c = lane; c < width; c += Lanes) f(c, pointers[c]...);
+    for (std::int64_t c = lane; c < width; c += Lanes) f(c, widen(pointers[c])...);
   }
 }
 
 /// y[column] = f(column, values...).
-template <int Lanes, class F, class... P>
-__device__ __forceinline__ void map_row(int lane, std::int64_t width, float* y, F f, const P*... pointers) {
-  if (width % 4 == 0 && aligned16(y) && (aligned16(pointers) && ...)) {
-    for (std::int64_t c = 4 * lane; c < width; c += 4 * Lanes) {
-      [&](const auto... q) {
-        *reinterpret_cast<float4*>(y + c) = make_float4(f(c, q.x...), f(c + 1, q.y...), f(c + 2, q.z...), f(c + 3, q.w...));
-      }(*reinterpret_cast<const float4*>(pointers + c)...);
+template <int Lanes, class Y, class F, class... S>
+__device__ __forceinline__ void map_row(int lane, std::int64_t width, Y* y, F f, const S*... pointers) {
+  constexpr int N = common_packet<Y, S...>;
+  if (width % N == 0 && aligned_for<N>(y) && (aligned_for<N>(pointers) && ...)) {
+    for (std::int64_t c = N * lane; c < width; c += N * Lanes) {
+      const Loaded<N, S...> loaded(c, pointers...);
+      float result[N];
+#pragma unroll
+      for (int i = 0; i < N; ++i) result[i] = loaded.call(i, f, c + i);
+      store_packet(y + c, result);
     }
   } else {
-    for (std::int64_t c = lane; c < width; c += Lanes) y[c] = f(c, pointers[c]...);
+    for (std::int64_t c = lane; c < width; c += Lanes) store_element(y + c, f(c, widen(pointers[c])...));
   }
 }
 
@@ -66,6 +100,71 @@ void dispatch_rows(std::int64_t rows, std::int64_t width, Launch launch) {
     launch(std::integral_constant<int, 32>{}, blocks_for(rows, block_threads / 32));
   else
     launch(std::integral_constant<int, 256>{}, blocks_for(rows, 1));
+}
+
+/// What a lane holds of a row: Packets packets of N elements, packet p at column (p x Lanes + lane) x N. Past the row's end: `outside`.
+template <int Lanes, int N, int Packets>
+struct HeldRow {
+  static constexpr int lanes = Lanes, packet = N, packets = Packets;
+  float values[Packets][N];
+
+  static __device__ __forceinline__ std::int64_t column(int lane, int p) { return static_cast<std::int64_t>(p * Lanes + lane) * N; }
+
+  template <class S>
+  __device__ __forceinline__ void load(const S* row, int lane, std::int64_t width, float outside = 0.0f) {
+#pragma unroll
+    for (int p = 0; p < Packets; ++p) {
+      const std::int64_t c = column(lane, p);
+      if (c < width) {
+        load_packet(row + c, values[p]);
+      } else {
+#pragma unroll
+        for (int i = 0; i < N; ++i) values[p][i] = outside;
+      }
+    }
+  }
+
+  template <class S>
+  __device__ __forceinline__ void store(S* row, int lane, std::int64_t width) const {
+#pragma unroll
+    for (int p = 0; p < Packets; ++p) {
+      const std::int64_t c = column(lane, p);
+      if (c < width) store_packet(row + c, values[p]);
+    }
+  }
+};
+
+/// The widest row that held rows take.
+constexpr std::int64_t held_row_width = 8192;
+
+/// How a kernel over held rows is launched: groups of Held::lanes threads, each with `each` rows one after the other, so that a block
+/// reads parameters of the columns once for many rows.
+struct HeldLaunch {
+  unsigned blocks = 0;
+  int each = 1;
+};
+
+/// Calls launch(Held{}, HeldLaunch) with the form for rows of this width in storage S; false (and no call) where rows do not consist of
+/// 16-byte packets or are too wide to be held: such rows are read twice.
+template <class S, class Launch>
+bool dispatch_held_rows(std::int64_t rows, std::int64_t width, std::initializer_list<const View*> views, Launch launch) {
+  constexpr int N = packet_size<S>;
+  if (width > held_row_width || !packets_fit<N>(width, views)) return false;
+  if (rows == 0) return true;
+  const auto call = [&](auto held, std::int64_t blocks_wanted) {
+    const std::int64_t groups = block_threads / decltype(held)::lanes;
+    HeldLaunch how;
+    how.each = static_cast<int>(std::clamp<std::int64_t>(rows / (groups * blocks_wanted), 1, 16));
+    how.blocks = blocks_for(rows, groups * how.each);
+    launch(held, how);
+  };
+  if (width <= 256)
+    call(HeldRow<32, N, 8 / N>{}, 264);
+  else if (width <= warp_row_width)
+    call(HeldRow<32, N, 32 / N>{}, 264);
+  else
+    call(HeldRow<256, N, 32 / N>{}, 528);
+  return true;
 }
 
 }  // namespace expctr::cuda

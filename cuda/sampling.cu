@@ -1,10 +1,9 @@
 // Sampling, a block of 1024 threads a row, without sorting. Probabilities are integers of 2^-40 relative to the largest, so that sums of
 // any order agree to the last bit: top-k and top-p are radix selects over the order-preserving bits of the logits (4 passes, with counts or
-// masses in the histogram), and the token is found by an integer prefix sum in order of id. The row (4 bytes a class) is read from cache 3
-// to 15 times, one exponential each; bound by the exponentials and by having one block a row.
-#include "base/blocks.h"
+// masses in the histogram), and the token is found by an integer prefix sum in order of id. The row (4 bytes a class, 2 in bf16) is read
+// from cache 3 to 15 times, one exponential each; bound by the exponentials and by having one block a row.
 #include "base/kernels/sampling.h"
-#include "cuda/launch.cuh"
+#include "cuda/packet.cuh"
 
 namespace expctr::cuda {
 
@@ -81,12 +80,14 @@ struct Kept {
   __device__ __forceinline__ bool holds(std::uint32_t k, int id) const { return k > key || (k == key && id <= last_id); }
 };
 
+template <class S>
 struct Row {
-  const float* logits;
+  const S* logits;
   int classes;
   float inverse_temperature, top;  ///< top = largest scaled logit
 
-  __device__ __forceinline__ float scaled(int id) const { return logits[id] * inverse_temperature; }
+  __device__ __forceinline__ float logit(int id) const { return widen(logits[id]); }
+  __device__ __forceinline__ float scaled(int id) const { return logit(id) * inverse_temperature; }
   /// Probability relative to the largest.
   __device__ __forceinline__ double relative(int id) const { return exp(static_cast<double>(scaled(id)) - static_cast<double>(top)); }
   __device__ __forceinline__ static u64 mass(double relative) { return static_cast<u64>(relative * 1099511627776.0 + 0.5); }
@@ -127,8 +128,8 @@ __device__ int find_in_order(int classes, Weight weight, u64 target, Shared& sha
 
 /// Cuts `kept` to its best classes: the fewest, larger logits and lower ids first, whose weights reach `target` (at least 1, at most all
 /// weights).
-template <class Weight>
-__device__ Kept keep_best(const Row& row, const Kept& kept, Weight weight, u64 target, Shared& shared) {
+template <class S, class Weight>
+__device__ Kept keep_best(const Row<S>& row, const Kept& kept, Weight weight, u64 target, Shared& shared) {
   std::uint32_t prefix = 0;
   u64 above = 0;  // weight of the classes whose key is certainly larger
   for (int shift = 24; shift >= 0; shift -= 8) {
@@ -137,7 +138,7 @@ __device__ Kept keep_best(const Row& row, const Kept& kept, Weight weight, u64 t
     __syncthreads();
     for (int start = 0; start < row.classes; start += threads) {
       const int id = start + static_cast<int>(threadIdx.x);
-      const std::uint32_t key = id < row.classes ? key_of(row.logits[id]) : 0;
+      const std::uint32_t key = id < row.classes ? key_of(row.logit(id)) : 0;
       const bool counts = id < row.classes && kept.holds(key, id) && (shift == 24 || key >> (shift + 8) == prefix >> (shift + 8));
       const unsigned digit = counts ? (key >> shift) & 255u : 256u;
       const u64 value = counts ? weight(id) : 0;
@@ -178,7 +179,7 @@ __device__ Kept keep_best(const Row& row, const Kept& kept, Weight weight, u64 t
   const int first_tie = find_in_order(
       row.classes,
       [&](int id) -> u64 {
-        const std::uint32_t key = key_of(row.logits[id]);
+        const std::uint32_t key = key_of(row.logit(id));
         return key == prefix && kept.holds(key, id);
       },
       0, shared);
@@ -186,21 +187,22 @@ __device__ Kept keep_best(const Row& row, const Kept& kept, Weight weight, u64 t
   const int last = find_in_order(
       row.classes,
       [&](int id) -> u64 {
-        const std::uint32_t key = key_of(row.logits[id]);
+        const std::uint32_t key = key_of(row.logit(id));
         return key == prefix && kept.holds(key, id);
       },
       needed - 1, shared);
   return {prefix, last};
 }
 
+template <class S>
 __global__ void __launch_bounds__(threads, 1)
-    sample_kernel(int classes, float temperature_inverse, bool greedy, double top_p, double min_p, int top_k, const float* all_logits,
+    sample_kernel(int classes, float temperature_inverse, bool greedy, double top_p, double min_p, int top_k, const S* all_logits,
                   const float* u, std::int32_t* token, float* log_probability) {
   __shared__ Shared shared;
-  Row row{all_logits + static_cast<std::int64_t>(blockIdx.x) * classes, classes, temperature_inverse, 0.0f};
+  Row<S> row{all_logits + static_cast<std::int64_t>(blockIdx.x) * classes, classes, temperature_inverse, 0.0f};
   u64 best = 0;
   for (int id = static_cast<int>(threadIdx.x); id < classes; id += threads) {
-    const u64 candidate = static_cast<u64>(key_of(row.logits[id])) << 32 | (0xFFFFFFFFu - static_cast<std::uint32_t>(id));
+    const u64 candidate = static_cast<u64>(key_of(row.logit(id))) << 32 | (0xFFFFFFFFu - static_cast<std::uint32_t>(id));
     best = candidate > best ? candidate : best;
   }
   best = block_maximum(best, shared);
@@ -212,11 +214,11 @@ __global__ void __launch_bounds__(threads, 1)
 
   int chosen = best_id;
   if (!greedy && row.top > -INFINITY) {
-    const auto mass_of = [&](int id) { return Row::mass(row.relative(id)); };
+    const auto mass_of = [&](int id) { return Row<S>::mass(row.relative(id)); };
     Kept kept{key_of(-INFINITY), -1};
     if (top_k > 0) {
       u64 candidates = 0;
-      for (int id = static_cast<int>(threadIdx.x); id < classes; id += threads) candidates += kept.holds(key_of(row.logits[id]), id);
+      for (int id = static_cast<int>(threadIdx.x); id < classes; id += threads) candidates += kept.holds(key_of(row.logit(id)), id);
       candidates = block_sum(candidates, shared);
       if (static_cast<u64>(top_k) < candidates)
         kept = keep_best(
@@ -225,15 +227,15 @@ __global__ void __launch_bounds__(threads, 1)
     if (top_p < 1.0) {
       u64 all = 0;
       for (int id = static_cast<int>(threadIdx.x); id < classes; id += threads)
-        if (kept.holds(key_of(row.logits[id]), id)) all += mass_of(id);
+        if (kept.holds(key_of(row.logit(id)), id)) all += mass_of(id);
       all = block_sum(all, shared);
       const double wanted = ceil(top_p * static_cast<double>(all));
       kept = keep_best(row, kept, mass_of, wanted < 1.0 ? 1 : static_cast<u64>(wanted) < all ? static_cast<u64>(wanted) : all, shared);
     }
     const auto weight = [&](int id) -> u64 {
-      if (!kept.holds(key_of(row.logits[id]), id)) return 0;
+      if (!kept.holds(key_of(row.logit(id)), id)) return 0;
       const double relative = row.relative(id);
-      return relative < min_p ? 0 : Row::mass(relative);
+      return relative < min_p ? 0 : Row<S>::mass(relative);
     };
     u64 all = 0;
     for (int id = static_cast<int>(threadIdx.x); id < classes; id += threads) all += weight(id);
@@ -257,7 +259,8 @@ std::size_t scratch_bytes(const SampleToken&) {
 
 template <>
 void run(const SampleToken& args, Stream stream) {
-  require_f32("sample_token", {&args.logits, &args.u, &args.log_probability});
+  require_f32("sample_token", {&args.u, &args.log_probability});
+  const DType dtype = require_activations("sample_token", {&args.logits});
   require("sample_token", DType::i32, {&args.token});
   const std::int64_t rows = args.logits.rows(), classes = args.logits.width();
   if (classes < 1 || classes > (std::int64_t{1} << 23))
@@ -267,10 +270,12 @@ void run(const SampleToken& args, Stream stream) {
                      "temperature >= 0, top_k >= 0, 0 < top_p <= 1, 0 <= min_p <= 1");
   if (rows == 0) return;
   const bool greedy = args.temperature == 0;
-  sample_kernel<<<blocks_for(rows, 1), threads, 0, native(stream)>>>(
-      static_cast<int>(classes), greedy ? 1.0f : static_cast<float>(1.0 / args.temperature), greedy, args.top_p, args.min_p,
-      static_cast<int>(args.top_k < classes ? args.top_k : 0), args.logits.as<float>(), args.u.as<float>(), args.token.as<std::int32_t>(),
-      args.log_probability.as<float>());
+  dispatch_activation(dtype, [&](auto storage) {
+    sample_kernel<<<blocks_for(rows, 1), threads, 0, native(stream)>>>(
+        static_cast<int>(classes), greedy ? 1.0f : static_cast<float>(1.0 / args.temperature), greedy, args.top_p, args.min_p,
+        static_cast<int>(args.top_k < classes ? args.top_k : 0), args.logits.as<const decltype(storage)>(), args.u.as<float>(),
+        args.token.as<std::int32_t>(), args.log_probability.as<float>());
+  });
   check_launch("sample_token");
 }
 

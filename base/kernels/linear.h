@@ -25,11 +25,13 @@ struct PackWeight {
   PackedWeight packed;
 };
 
-/// y[m, n] = sum_k x[m, k] w[n, k] + bias[n]: x [rows, inputs] f32 -> y [rows, outputs] f32; bias may be empty.
+/// y[m, n] = sum_k x[m, k] w[n, k] + bias[n]: x [rows, inputs] -> y [rows, outputs]; bias f32, may be empty. x and y are f32; on CUDA each may be
+/// bf16, in any mode.
 /// CPU, mode f32: the same k order as MatMul on the dequantised weight, so the same bits.
 struct LinearFrozen {
   PackedWeight weight;
   View x, bias, y;
+  View scratch{};
 };
 /// dx[m, k] += sum_n dy[m, n] w[n, k].
 struct LinearFrozenBackward {
@@ -47,12 +49,14 @@ struct LinearCrossEntropyForward {
   View x, targets, log_probability, log_sum_exp, entropy;
   View scratch;
 };
-/// dx += (dlog_probability (onehot(target) - softmax(logits)) / temperature) w.
+/// dx += dlogits w, dweight += dlogits^T x with dlogits = dlog_probability (onehot(target) - softmax(logits)) / temperature. dweight
+/// [outputs, inputs] f32 is for a weight that is trained (packed anew every step); either of dx and dweight may be empty.
 struct LinearCrossEntropyBackward {
   PackedWeight weight;
   double temperature;
   View x, targets, log_sum_exp, dlog_probability, dx;
   View scratch;
+  View dweight{};
 };
 
 }  // namespace expctr

@@ -15,6 +15,17 @@ struct AdamW {
   std::int64_t step;
   const AdamTensor* tensors;
   int count;
+  /// What changes from step to step, where the tensors are: [3] f64, learning rate, step and gradient scale, used instead of the three
+  /// above. So a step that was captured once can be replayed. May be empty.
+  View control = {};
+  View scratch = {};
+};
+/// Before an update with `control`: control[1] += 1 (the step), control[2] = min(1, most / (sqrt(total) + 1e-6)) (the gradient scale; 1 where
+/// most <= 0). total [1] f64: the squared norm of all gradients; control[0], the learning rate, stays.
+/// Source: torch.nn.utils.clip_grad_norm_.
+struct AdvanceStep {
+  double most;
+  View total, control;
 };
 
 }  // namespace expctr

@@ -51,7 +51,7 @@ double fastest(int passes, const std::function<void()>& body) {
 }  // namespace
 
 Ceilings measure_ceilings() {
-  const bool wide = cpu::active_isa() == cpu::Isa::avx512;
+  const bool wide = cpu::active_isa() >= cpu::Isa::avx512;
   const int threads = cpu::thread_count();
   std::atomic<float> sink{0};
   const double arithmetic = fastest(3, [&] {

@@ -16,6 +16,8 @@ class GradientSlots {
  public:
   explicit GradientSlots(std::span<const Tensor> inputs) : inputs_(inputs) {}
   Tensor operator[](std::size_t i) const { return inputs_[i].gradient(); }
+  /// The input itself: for ops that add to a row gradient.
+  const Tensor& input(std::size_t i) const { return inputs_[i]; }
 
  private:
   std::span<const Tensor> inputs_;
@@ -37,6 +39,11 @@ class Tape {
   /// The same from several outputs with given gradients.
   void backward(std::span<const Tensor> outputs, std::span<const Tensor> gradients);
 
+  /// Called during backward for every leaf that an op of this tape reads, once, after the last op that may add to its gradient has run (or
+  /// has been skipped, when no path from the loss leads there): the gradient is final. The handle is the leaf that require_gradient() was
+  /// called on. The order depends on the recorded ops only.
+  void on_ready(std::function<void(const Tensor& leaf)> callback) { ready_ = std::move(callback); }
+
   static bool recording();
 
  private:
@@ -49,6 +56,7 @@ class Tape {
   };
   void replay();
   std::vector<Entry> entries_;
+  std::function<void(const Tensor&)> ready_;
 };
 
 /// Called by operations: marks y as requiring a gradient and puts `backward` on the tape when a tape is alive and an input requires one; returns y.
@@ -56,6 +64,8 @@ Tensor record(const char* name, Tensor y, std::span<const Tensor> inputs, Backwa
 inline Tensor record(const char* name, Tensor y, std::initializer_list<Tensor> inputs, BackwardFunction backward) {
   return record(name, std::move(y), std::span<const Tensor>(inputs.begin(), inputs.size()), std::move(backward));
 }
+
+class GradientProbe;
 
 /// Switches recording off while alive.
 class NoGradient {
@@ -67,6 +77,19 @@ class NoGradient {
 
  private:
   Tape* saved_;
+  GradientProbe* saved_probe_;
+};
+
+/// Switches recording off and collects what would have been recorded: the tensors requiring a gradient that ops have read meanwhile, each
+/// gradient once.
+class GradientProbe : NoGradient {
+ public:
+  GradientProbe();
+  const std::vector<Tensor>& inputs() const { return inputs_; }
+
+ private:
+  friend Tensor record(const char*, Tensor, std::span<const Tensor>, BackwardFunction);
+  std::vector<Tensor> inputs_;
 };
 
 }  // namespace expctr

@@ -31,6 +31,7 @@ struct Pool {
   std::mutex mutex;
   std::unordered_map<std::size_t, std::vector<void*>> free_blocks;
   std::unordered_set<void*> exact_blocks;  // those that do not return to free_blocks
+  std::unordered_set<void*> guarded;       // what was handed out with guard bytes around it
   MemoryStatistics statistics;
 };
 
@@ -40,8 +41,8 @@ Pool& pool(Device device) {
   return pools[device.is_cuda() ? 1 + device.index : 0];
 }
 
-// Memory guards of the tests: a block is asked for with room for the guard bytes, which lie right behind the bytes asked for.
-constexpr std::size_t guard_bytes = 64;
+// Memory guards of the tests: the bytes asked for lie between guard bytes. The front ones keep the alignment of the block.
+constexpr std::size_t front_guard = 256, back_guard = 64;
 constexpr unsigned char guard_pattern = 0xA5, poison = 0xFF;  // 0xFF.. is a NaN in every floating type
 std::atomic<bool> guards{false};
 std::atomic<std::uint64_t> violations{0};
@@ -86,9 +87,56 @@ void drop_free_blocks(Device device, Pool& p) {
 
 }  // namespace
 
+namespace {
+
+std::size_t block_bytes(std::size_t asked, bool is_exact, bool is_guarded) {
+  const std::size_t bytes = asked + (is_guarded ? front_guard + back_guard : 0);
+  return is_exact ? std::max<std::size_t>(bytes, 1) : rounded(bytes);
+}
+
+void fill(Device device, void* pointer, unsigned char value, std::size_t bytes) {
+  if (!device.is_cuda()) {
+    std::memset(pointer, value, bytes);
+  } else if constexpr (has_cuda) {
+    cuda::fill_bytes(pointer, value, bytes, current_stream(device));
+  }
+}
+
+bool filled(Device device, const void* pointer, unsigned char value, std::size_t bytes) {
+  unsigned char host[std::max(front_guard, back_guard)];
+  if (!device.is_cuda()) {
+    std::memcpy(host, pointer, bytes);
+  } else if constexpr (has_cuda) {
+    cuda::copy_to_host(host, pointer, bytes, current_stream(device));
+  }
+  return std::all_of(host, host + bytes, [value](unsigned char byte) { return byte == value; });
+}
+
+// The block with guards written and its inside poisoned -> where the inside begins.
+void* guard(Device device, void* block, std::size_t asked) {
+  auto* inside = static_cast<unsigned char*>(block) + front_guard;
+  fill(device, block, guard_pattern, front_guard);
+  fill(device, inside, poison, asked);
+  fill(device, inside + asked, guard_pattern, back_guard);
+  return inside;
+}
+
+// The block behind an inside; counts a guard that has changed.
+void* unguard(Device device, void* pointer, std::size_t asked) noexcept {
+  auto* inside = static_cast<unsigned char*>(pointer);
+  try {
+    if (!filled(device, inside - front_guard, guard_pattern, front_guard) || !filled(device, inside + asked, guard_pattern, back_guard)) ++violations;
+  } catch (...) {
+    ++violations;  // a device that cannot be read any more
+  }
+  return inside - front_guard;
+}
+
+}  // namespace
+
 void* allocate_bytes(Device device, std::size_t asked) {
-  const bool is_exact = exact && device.is_cuda();
-  const std::size_t bytes = is_exact ? std::max<std::size_t>(asked, 1) : rounded(asked + guard_bytes);
+  const bool is_exact = exact && device.is_cuda(), is_guarded = guards;
+  const std::size_t bytes = block_bytes(asked, is_exact, is_guarded);
   Pool& p = pool(device);
   const std::lock_guard lock(p.mutex);
   void* block = nullptr;
@@ -116,23 +164,21 @@ void* allocate_bytes(Device device, std::size_t asked) {
   if (is_exact) p.exact_blocks.insert(block);
   p.statistics.in_use += bytes;
   if (p.statistics.in_use > p.statistics.peak) p.statistics.peak = p.statistics.in_use;
-  if (guards && !device.is_cuda()) {
-    std::memset(block, poison, asked);
-    std::memset(static_cast<unsigned char*>(block) + asked, guard_pattern, guard_bytes);
+  if (is_guarded) {
+    block = guard(device, block, asked);
+    p.guarded.insert(block);
   }
   return block;
 }
 
 void release_bytes(Device device, void* pointer, std::size_t asked) noexcept {
   if (pointer == nullptr) return;
-  if (guards && !device.is_cuda()) {
-    const auto* behind = static_cast<const unsigned char*>(pointer) + asked;
-    if (std::any_of(behind, behind + guard_bytes, [](unsigned char byte) { return byte != guard_pattern; })) ++violations;
-  }
   Pool& p = pool(device);
   const std::lock_guard lock(p.mutex);
+  const bool is_guarded = p.guarded.erase(pointer) != 0;
+  if (is_guarded) pointer = unguard(device, pointer, asked);
   const bool is_exact = p.exact_blocks.erase(pointer) != 0;
-  const std::size_t bytes = is_exact ? std::max<std::size_t>(asked, 1) : rounded(asked + guard_bytes);
+  const std::size_t bytes = block_bytes(asked, is_exact, is_guarded);
   p.statistics.in_use -= bytes;
   if (is_exact) {
     system_release(device, pointer);

@@ -22,9 +22,10 @@ void reset_peak(Device device);
 /// Gives cached free blocks back to the system.
 void release_cached(Device device);
 
-/// Tests, CPU only: while on, new blocks are filled with NaN and followed by 64 guard bytes that are checked at release.
+/// Tests: while on, new blocks of every device are filled with NaN (0xFF bytes: -1 in integers) and stand between 256 and 64 guard bytes,
+/// which are checked at release.
 void set_memory_guards(bool on);
-/// Blocks found written past their end since the guards were switched on.
+/// Blocks found written outside of their bounds since the guards were switched on.
 std::uint64_t guard_violations();
 
 /// Tests: while on, blocks of CUDA devices come from the system in the size asked for and go back at once, so that a device that checks memory

@@ -4,13 +4,23 @@
 #include "cpu/run.h"
 #include "cuda/run.h"
 #include "engine/core/build_info.h"
+#include "engine/core/float_copies.h"
 #include "engine/core/tensor.h"
 
 namespace expctr {
 
-template <class Args> concept HasScratch = requires(Args args) { args.scratch; };
+template <class Args>
+concept HasScratch = requires(Args args) { args.scratch; };
 
-template <class Args> void run(Device device, Args args) {
+/// Runs the kernel of `args` on the device's stream. On the CPU, bf16 operands that the kernel does not take itself are computed as floats.
+template <class Args>
+void run(Device device, Args args) {
+  FloatCopies copies;
+  if (!device.is_cuda()) {
+    for_each_view(args, [&](View& view) {
+      if (view.dtype == DType::bf16 && !view.empty() && !takes_bf16(args, view)) view = copies.copy(view);
+    });
+  }
   Tensor scratch;
   if constexpr (HasScratch<Args>) {
     std::size_t bytes = 0;
@@ -26,6 +36,7 @@ template <class Args> void run(Device device, Args args) {
   }
   if (!device.is_cuda()) {
     cpu::run(static_cast<const Args&>(args), Stream{});
+    copies.write_back();
   } else if constexpr (has_cuda) {
     cuda::run(static_cast<const Args&>(args), current_stream(device));
   }

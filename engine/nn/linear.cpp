@@ -1,6 +1,5 @@
 #include "engine/nn/linear.h"
 
-#include "engine/ops/elementwise.h"
 #include "engine/ops/matmul.h"
 
 namespace expctr {
@@ -24,8 +23,7 @@ Linear Linear::frozen(const FrozenWeight& weight, const Tensor& bias) {
 
 Tensor Linear::operator()(const Tensor& x) const {
   if (frozen_.defined()) return linear_frozen(x, frozen_, bias_);
-  const Tensor y = matmul(x, weight_, false, true);
-  return bias_.defined() ? add(y, bias_) : y;
+  return bias_.defined() ? matmul_bias(x, weight_, bias_, Activation::none, false, true) : matmul(x, weight_, false, true);
 }
 
 }  // namespace expctr

@@ -4,11 +4,15 @@
 
 #include "base/error.h"
 #include "engine/autograd/tape.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/layout.h"
 
 namespace expctr {
 
 Tensor gather(const Tensor& table, const Tensor& ids, std::int64_t frozen_row) {
+  const OpScope scope("gather", table, ids);
+  if (!scope.dense()) return gather(dense(table), dense(ids), frozen_row);
   require_rank("gather", "table", table, 2);
   require_rank("gather", "ids", ids, 1);
   Tensor y = Tensor::empty({ids.dim(0), table.dim(1)}, table.dtype() == DType::f64 ? DType::f64 : DType::f32, table.device());
@@ -17,6 +21,8 @@ Tensor gather(const Tensor& table, const Tensor& ids, std::int64_t frozen_row) {
 }
 
 Tensor concat_columns(std::span<const Tensor> parts) {
+  const OpScope scope("concat_columns", parts);
+  if (!scope.dense()) return concat_columns(dense(parts));
   if (parts.empty()) throw ShapeError("concat_columns: no parts");
   std::int64_t width = 0;
   for (const Tensor& part : parts) {
@@ -45,6 +51,8 @@ Tensor concat_columns(std::span<const Tensor> parts) {
 }
 
 Tensor slice_columns(const Tensor& x, std::int64_t begin, std::int64_t count) {
+  const OpScope scope("slice_columns", x);
+  if (!scope.dense()) return slice_columns(dense(x), begin, count);
   require_rank("slice_columns", "x", x, 2);
   if (begin < 0 || count < 0 || begin + count > x.dim(1)) throw ShapeError(fmt::format("slice_columns: columns {} to {} of {}", begin, begin + count, x.shape().text()));
   Tensor y = Tensor::empty({x.dim(0), count}, x.dtype(), x.device());

@@ -4,11 +4,15 @@
 
 #include "base/error.h"
 #include "engine/autograd/tape.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/layout.h"
 
 namespace expctr {
 
-FrozenWeight::FrozenWeight(const Tensor& source, ComputeMode mode) {
+FrozenWeight::FrozenWeight(const Tensor& any_source, ComputeMode mode) {
+  const OpScope scope("frozen weight", any_source);
+  const Tensor source = dense(any_source.detached());
   require_rank("frozen weight", "source", source, 2);
   packed_.outputs = source.dim(0);
   packed_.inputs = source.dim(1);
@@ -38,6 +42,8 @@ void require_inputs(const char* op, const Tensor& x, const FrozenWeight& weight)
 }  // namespace
 
 Tensor linear_frozen(const Tensor& x, const FrozenWeight& weight, const Tensor& bias) {
+  const OpScope scope("linear_frozen", x, bias);
+  if (!scope.dense()) return linear_frozen(dense(x), weight, dense(bias));
   require_inputs("linear_frozen", x, weight);
   if (bias.defined()) require_shape("linear_frozen", "bias", bias, {weight.outputs()}, "one value per output");
   Tensor y = Tensor::empty({x.dim(0), weight.outputs()}, DType::f32, x.device());
@@ -48,6 +54,8 @@ Tensor linear_frozen(const Tensor& x, const FrozenWeight& weight, const Tensor& 
 }
 
 TokenScores linear_cross_entropy(const Tensor& x, const FrozenWeight& weight, const Tensor& targets, double temperature, bool entropy) {
+  const OpScope scope("linear_cross_entropy", x, targets);
+  if (!scope.dense()) return linear_cross_entropy(dense(x), weight, dense(targets), temperature, entropy);
   require_inputs("linear_cross_entropy", x, weight);
   require_shape("linear_cross_entropy", "targets", targets, {x.dim(0)}, "one target per row");
   if (!(temperature > 0.0)) throw ShapeError(fmt::format("linear_cross_entropy: temperature {}", temperature), "it is positive");

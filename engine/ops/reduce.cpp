@@ -6,11 +6,15 @@
 
 #include "base/error.h"
 #include "engine/autograd/tape.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/layout.h"
 
 namespace expctr {
 
 Tensor sum(const Tensor& x, int axis, double scale) {
+  const OpScope scope("sum", x);
+  if (!scope.dense()) return sum(dense(x), axis, scale);
   const int rank = x.rank(), at = axis < 0 ? axis + rank : axis;
   if (at < 0 || at >= rank) throw ShapeError(fmt::format("sum: axis {} of {}", axis, x.shape().text()));
   std::int64_t outer = 1, inner = 1;
@@ -28,9 +32,11 @@ Tensor sum(const Tensor& x, int axis, double scale) {
   });
 }
 
-Tensor sum_all(const Tensor& x, double scale) { return sum(x.reshape({x.size()}).reshape({1, x.size()}), 1, scale); }
+Tensor sum_all(const Tensor& x, double scale) { return sum(dense(x).reshape({1, x.size()}), 1, scale); }
 
 Tensor segment_mean(const Tensor& x, const Tensor& offsets) {
+  const OpScope scope("segment_mean", x, offsets);
+  if (!scope.dense()) return segment_mean(dense(x), dense(offsets));
   require_rank("segment_mean", "x", x, 2);
   require_rank("segment_mean", "offsets", offsets, 1);
   if (offsets.dim(0) < 1) throw ShapeError("segment_mean: no offsets", "segments + 1 offsets are needed");
@@ -39,13 +45,20 @@ Tensor segment_mean(const Tensor& x, const Tensor& offsets) {
   return record("segment_mean", y, {x}, [=](const Tensor& dy, const GradientSlots& d) { run(x.device(), SegmentMeanBackward{dy, offsets, d[0]}); });
 }
 
-double global_norm(std::span<const Tensor> tensors) {
-  if (tensors.empty()) return 0.0;
+Tensor squared_norm(std::span<const Tensor> tensors) {
+  const OpScope scope("global_norm", tensors);
+  if (!scope.dense()) return squared_norm(dense(tensors));
+  if (tensors.empty()) throw ShapeError("squared_norm: no tensors", "pass at least one");
   std::vector<View> views;
+  views.reserve(tensors.size());
   for (const Tensor& tensor : tensors) views.push_back(tensor.view());
   Tensor total = Tensor::empty({1}, DType::f64, tensors[0].device());
   run(tensors[0].device(), SquaredNorm{views.data(), static_cast<int>(views.size()), total, {}});
-  return std::sqrt(total.to_vector<double>()[0]);
+  return total;
+}
+
+double global_norm(std::span<const Tensor> tensors) {
+  return tensors.empty() ? 0.0 : std::sqrt(squared_norm(tensors).to_vector<double>()[0]);
 }
 
 }  // namespace expctr

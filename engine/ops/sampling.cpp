@@ -3,11 +3,15 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/layout.h"
 
 namespace expctr {
 
 SampledTokens sample_tokens(const Tensor& logits, const Tensor& u, const SamplingOptions& options) {
+  const OpScope scope("sample_tokens", logits, u);
+  if (!scope.dense()) return sample_tokens(dense(logits), dense(u), options);
   require_rank("sample_tokens", "logits", logits, 2);
   require_shape("sample_tokens", "u", u, {logits.dim(0)}, "one uniform number per row");
   if (!(options.temperature >= 0.0) || !(options.top_p > 0.0 && options.top_p <= 1.0) || options.top_k < 0 || !(options.min_p >= 0.0 && options.min_p < 1.0)) {

@@ -21,15 +21,23 @@ Adam::Adam(std::vector<NamedTensor> parameters, const AdamOptions& options) : pa
   }
 }
 
-void Adam::step(double learning_rate, double gradient_scale) {
+std::vector<AdamSlot> Adam::slots() const {
   std::vector<AdamSlot> slots;
   slots.reserve(parameters_.size());
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+  for (std::size_t i = 0; i < parameters_.size(); ++i)
     slots.push_back({parameters_[i].tensor, parameters_[i].tensor.gradient(), first_[i], second_[i]});
-  }
+  return slots;
+}
+
+void Adam::step(double learning_rate, double gradient_scale) {
   AdamOptions options = options_;
   options.learning_rate = learning_rate;
-  adamw_update(slots, options, ++steps_, gradient_scale);
+  adamw_update(slots(), options, ++steps_, gradient_scale);
+}
+
+void Adam::step(const Tensor& control) {
+  adamw_update(slots(), options_, control);
+  ++steps_;
 }
 
 void Adam::clear_gradients() const {

@@ -19,6 +19,9 @@ class Adam {
   /// One update with the accumulated gradients times `gradient_scale` at this learning rate. Gradients stay: clear_gradients().
   void step(double learning_rate, double gradient_scale = 1.0);
   void step() { step(options_.learning_rate); }
+  /// The same with what changes from step to step in device memory (engine/ops/optim.h: step_control, advance_step), so that the step can
+  /// be captured; replays are not counted here, see set_steps().
+  void step(const Tensor& control);
   void clear_gradients() const;
 
   const std::vector<NamedTensor>& parameters() const { return parameters_; }
@@ -31,6 +34,8 @@ class Adam {
   std::vector<NamedTensor> state(std::string_view prefix = "adam/") const;
 
  private:
+  std::vector<AdamSlot> slots() const;
+
   std::vector<NamedTensor> parameters_;
   std::vector<Tensor> first_, second_;
   AdamOptions options_;

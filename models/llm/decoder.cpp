@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "base/error.h"
 #include "engine/ops/elementwise.h"
@@ -123,8 +124,23 @@ TokenScores Decoder::score(const Tensor& normalised, const Tensor& targets, doub
 }
 
 Linear Decoder::head_rows(std::span<const std::int32_t> tokens) const {
-  const Tensor ids = Tensor::of(tokens, {static_cast<std::int64_t>(tokens.size())}, device());
-  if (config_.tied_head) return Linear::frozen(FrozenWeight(gather(embedding_.detached(), ids)));
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  const Tensor ids = Tensor::of(tokens, {count}, device());
+  for (const std::int32_t token : tokens) {
+    if (token < 0 || token >= config_.vocabulary)
+      throw UsageError(fmt::format("token {} is not one of the model's {}", token, config_.vocabulary), "check the vocabulary that it was made with");
+  }
+  const ComputeMode mode = head_.is_frozen() ? head_.frozen_weight().packed().mode : ComputeMode::f32;
+  if (config_.tied_head && device().is_cuda()) return Linear::frozen(FrozenWeight(gather(embedding_.detached(), ids), mode));
+  if (config_.tied_head) {
+    // The file's bytes, so that block formats keep their codes and every mode gives the whole head's logits.
+    const std::size_t row = dtype_bytes(embedding_.dtype(), config_.width);
+    std::vector<std::byte> bytes(row * tokens.size());
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      std::memcpy(bytes.data() + i * row, static_cast<const std::byte*>(embedding_.data()) + static_cast<std::size_t>(tokens[i]) * row, row);
+    }
+    return Linear::frozen(FrozenWeight(Tensor::of_bytes(bytes, {count, config_.width}, embedding_.dtype()), mode));
+  }
   if (!head_.is_frozen()) return Linear::frozen(FrozenWeight(gather(head_.weight().detached(), ids)));
   // An untied packed head: its rows are the logits of unit vectors.
   std::vector<float> units(static_cast<std::size_t>(config_.width * config_.width), 0.0f);
@@ -134,7 +150,7 @@ Linear Decoder::head_rows(std::span<const std::int32_t> tokens) const {
   for (const std::int32_t token : tokens) {
     for (std::int64_t i = 0; i < config_.width; ++i) rows.push_back(all[static_cast<std::size_t>(i * config_.vocabulary + token)]);
   }
-  return Linear::frozen(FrozenWeight(Tensor::of(rows, {static_cast<std::int64_t>(tokens.size()), config_.width}, device())));
+  return Linear::frozen(FrozenWeight(Tensor::of(rows, {count, config_.width}, device()), mode));
 }
 
 std::vector<NamedTensor> Decoder::weights() const {

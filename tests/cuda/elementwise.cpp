@@ -30,19 +30,22 @@ std::int64_t broadcast_offset(std::int64_t i, const Shape& y, const Shape& shape
 }  // namespace
 
 TEST_CASE("unary functions and their gradients, aligned and not") {
-  for (const Unary function : {Unary::relu, Unary::sigmoid, Unary::tanh, Unary::silu, Unary::gelu, Unary::gelu_tanh, Unary::exp, Unary::log,
-                               Unary::square, Unary::softplus})
+  const UnaryParameters parameters{0.5, 1.5};
+  for (int f = 0; f <= static_cast<int>(Unary::elu); ++f)
     for (const std::int64_t n : {0, 1, 1023, 1028}) {
-      const bool positive = function == Unary::log;
-      const std::vector<float> x = random_floats(n, 1, positive ? 0.1f : -4.0f, 4), dy = random_floats(n, 2), old = random_floats(n, 3);
+      const auto function = static_cast<Unary>(f);
+      const bool positive = function == Unary::log || function == Unary::sqrt || function == Unary::rsqrt ||
+                            function == Unary::reciprocal || function == Unary::log1p;
+      const std::vector<float> x = random_floats(n, 1, positive ? 0.25f : -4.0f, 4), dy = random_floats(n, 2), old = random_floats(n, 3);
       for (const std::size_t shift : {0u, 4u}) {
         const DeviceTensor dx_x(x, {n}, shift), y = DeviceTensor::output({n}, DType::f32, shift), g(dy, {n}), dx(old, {n});
-        launch(UnaryForward{function, dx_x, y});
-        launch(UnaryBackward{function, dx_x, g, dx});
+        launch(UnaryForward{function, dx_x, y, parameters});
+        launch(UnaryBackward{function, dx_x, g, dx, parameters});
+        const scalar::Parameters<double> exact(parameters);
         std::vector<double> value, gradient;
         for (std::int64_t i = 0; i < n; ++i) {
-          value.push_back(scalar::evaluate(function, static_cast<double>(x[i])));
-          gradient.push_back(old[i] + dy[i] * scalar::derivative(function, static_cast<double>(x[i])));
+          value.push_back(scalar::evaluate(function, static_cast<double>(x[i]), exact));
+          gradient.push_back(old[i] + dy[i] * scalar::derivative(function, static_cast<double>(x[i]), exact));
         }
         check_close(y.read(), value);
         check_close(dx.read(), gradient, 4);
@@ -75,11 +78,17 @@ TEST_CASE("binary operations broadcast") {
                                    {{2, 1, 3}, {2, 5, 3}, {2, 5, 3}},
                                    {{300, 70}, {70}, {300, 70}},
                                    {{6000}, {1}, {6000}},
+                                   {{2, 300, 8}, {2, 1, 8}, {2, 300, 8}},
+                                   {{1400, 200}, {200}, {1400, 200}},
                                    {{3, 700}, {3, 1}, {3, 700}}};
   for (const Case& c : cases)
-    for (const Binary function : {Binary::add, Binary::subtract, Binary::multiply})
+    for (const Binary function :
+         {Binary::add, Binary::subtract, Binary::multiply, Binary::divide, Binary::maximum, Binary::minimum, Binary::power, Binary::less})
       for (const std::size_t shift : {0u, 4u}) {
-        const std::vector<float> a = random_floats(elements(c.a), 1), b = random_floats(elements(c.b), 2),
+        if (elements(c.y) > 100000 && function != Binary::add && function != Binary::divide) continue;
+        const bool positive = function == Binary::divide || function == Binary::power;
+        const float low = positive ? 0.5f : -1.0f, high = positive ? 2.0f : 1.0f;
+        const std::vector<float> a = random_floats(elements(c.a), 1, low, high), b = random_floats(elements(c.b), 2, low, high),
                                  dy = random_floats(elements(c.y), 3), old_a = random_floats(elements(c.a), 4),
                                  old_b = random_floats(elements(c.b), 5);
         const DeviceTensor at(a, c.a, shift), bt(b, c.b), y = DeviceTensor::output(c.y), g(dy, c.y), da(old_a, c.a), db(old_b, c.b),
@@ -91,16 +100,54 @@ TEST_CASE("binary operations broadcast") {
         for (std::int64_t i = 0; i < elements(c.y); ++i) {
           const std::int64_t ia = broadcast_offset(i, c.y, c.a), ib = broadcast_offset(i, c.y, c.b);
           const double p = a[ia], q = b[ib], d = dy[i];
-          value.push_back(function == Binary::add ? p + q : function == Binary::subtract ? p - q : p * q);
-          want_a[ia] += function == Binary::multiply ? d * q : d;
-          want_b[ib] += function == Binary::multiply ? d * p : function == Binary::subtract ? -d : d;
+          double of_a = 0, of_b = 0;
+          switch (function) {
+            case Binary::add:
+              value.push_back(p + q);
+              of_a = of_b = 1;
+              break;
+            case Binary::subtract:
+              value.push_back(p - q);
+              of_a = 1;
+              of_b = -1;
+              break;
+            case Binary::multiply:
+              value.push_back(p * q);
+              of_a = q;
+              of_b = p;
+              break;
+            case Binary::divide:
+              value.push_back(p / q);
+              of_a = 1 / q;
+              of_b = -p / q / q;
+              break;
+            case Binary::maximum:
+              value.push_back(p > q ? p : q);
+              of_a = p > q ? 1 : 0;
+              of_b = 1 - of_a;
+              break;
+            case Binary::minimum:
+              value.push_back(p < q ? p : q);
+              of_a = p < q ? 1 : 0;
+              of_b = 1 - of_a;
+              break;
+            case Binary::power:
+              value.push_back(std::exp(q * std::log(p)));
+              of_a = q / p * value.back();
+              of_b = std::log(p) * value.back();
+              break;
+            default:
+              value.push_back(p < q ? 1 : 0);
+          }
+          want_a[ia] += d * of_a;
+          want_b[ib] += d * of_b;
         }
         const double terms_a = a.empty() ? 1 : static_cast<double>(dy.size()) / a.size(),
                      terms_b = b.empty() ? 1 : static_cast<double>(dy.size()) / b.size();
-        check_close(y.read(), value);
-        check_close(da.read(), want_a, terms_a);
-        check_close(db.read(), want_b, terms_b);
-        check_close(only.read(), want_b, terms_b);
+        check_close(y.read(), value, 4);
+        check_close(da.read(), want_a, 16 * terms_a);
+        check_close(db.read(), want_b, 16 * terms_b);
+        check_close(only.read(), want_b, 16 * terms_b);
       }
 }
 

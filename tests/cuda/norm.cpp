@@ -12,7 +12,8 @@ namespace {
 struct Size {
   std::int64_t rows, width;
 };
-const std::vector<Size> sizes = {{0, 4}, {1, 1}, {3, 7}, {5, 64}, {40, 33}, {300, 12}, {2, 1100}, {3, 2049}};
+const std::vector<Size> sizes = {{0, 4},    {1, 1},    {3, 7},    {5, 64},   {40, 33}, {300, 12},
+                                 {70, 576}, {2, 1100}, {3, 2049}, {9, 4096}, {2, 8196}};
 
 }  // namespace
 

@@ -133,7 +133,9 @@ TEST_CASE("packed attention has the same bits for every setting, and for a seque
 }
 
 TEST_CASE("a token has the same bits packed, prefilled into pages and decoded from them") {
-  for (AttentionShape shape : shapes) {
+  std::vector<AttentionShape> causal(std::begin(shapes), std::end(shapes));
+  causal.push_back({2, 1, 24, true, 0.2, 40});
+  for (AttentionShape shape : causal) {
     shape.causal = true;
     const std::vector<std::int64_t> lengths{70, 33, 1, 64};
     Attention<float> a(shape, lengths);
@@ -180,6 +182,129 @@ TEST_CASE("a token has the same bits packed, prefilled into pages and decoded fr
       CAPTURE(shape.head_dim);
       CHECK(same_bits(y, a.y));
     }
+  }
+}
+
+TEST_CASE("masked attention has the same bits for every setting, and for a sequence alone") {
+  struct Case {
+    AttentionShape shape;
+    std::vector<std::int64_t> lengths, keys;  // of the sequences' queries and keys
+    std::vector<std::int32_t> counted, prefixes;
+  };
+  const Case cases[] = {{{2, 1, 20, false, 0.2}, {3, 40, 1}, {70, 0, 33}, {65, 0, 33}, {}},
+                        {{3, 1, 16, true, 0.3}, {5, 40, 33}, {69, 44, 33}, {69, 40, 7}, {3, 0, 20}},
+                        {{2, 2, 8, true, 0.3, 37}, {100, 3, 40}, {100, 70, 40}, {100, 70, 40}, {0, 0, 0}}};
+  for (const Case& c : cases) {
+    CAPTURE(c.shape.causal);
+    const std::int64_t width = c.shape.heads * c.shape.head_dim, kv_width = c.shape.kv_heads * c.shape.head_dim;
+    const Array<std::int32_t> offsets = offsets_of(c.lengths), key_offsets = offsets_of(c.keys);
+    const std::int64_t tokens = offsets[3], key_tokens = key_offsets[3];
+    Array<float> q({tokens, width}), k({key_tokens, kv_width}), v({key_tokens, kv_width}), dy({tokens, width});
+    q.random(1);
+    k.random(2);
+    v.random(3);
+    dy.random(4);
+    // Sequences first .. first + n - 1 by themselves: y, then the gradients.
+    const auto run = [&](std::int64_t first, std::int64_t n) {
+      const std::int64_t from = offsets[first], key_from = key_offsets[first], count = offsets[first + n] - from,
+                         keys = key_offsets[first + n] - key_from;
+      const auto part = [](const Array<float>& whole, std::int64_t row, std::int64_t rows, std::int64_t row_width) {
+        Array<float> copy({rows, row_width});
+        std::copy_n(whole.data() + row * row_width, rows * row_width, copy.data());
+        return copy;
+      };
+      const Array<float> sq = part(q, from, count, width), sk = part(k, key_from, keys, kv_width), sv = part(v, key_from, keys, kv_width),
+                         sdy = part(dy, from, count, width);
+      Array<std::int32_t> so({n + 1}), sko({n + 1}), lengths({n}), prefixes({n});
+      for (std::int64_t s = 0; s <= n; ++s) {
+        so[s] = offsets[first + s] - offsets[first];
+        sko[s] = key_offsets[first + s] - key_offsets[first];
+      }
+      for (std::int64_t s = 0; s < n; ++s) {
+        lengths[s] = c.counted[static_cast<std::size_t>(first + s)];
+        prefixes[s] = c.prefixes.empty() ? 0 : c.prefixes[static_cast<std::size_t>(first + s)];
+      }
+      std::vector<Array<float>> results;
+      for (const Array<float>* like : {&sq, &sq, &sk, &sv})
+        results.emplace_back(std::vector<std::int64_t>{like->view().shape[0], like->view().shape[1]});
+      Array<float> log_sum({count, c.shape.heads});
+      AttentionKeys masks{sko.view(), lengths.view(), {}};
+      if (!c.prefixes.empty()) masks.prefixes = prefixes.view();
+      cpu::run(AttentionForward{c.shape, sq.view(), sk.view(), sv.view(), so.view(), results[0].view(), log_sum.view(), masks}, Stream{});
+      cpu::run(AttentionBackward{c.shape, sq.view(), sk.view(), sv.view(), so.view(), results[0].view(), log_sum.view(), sdy.view(),
+                                 results[1].view(), results[2].view(), results[3].view(), View{}, masks},
+               Stream{});
+      for (const Array<float>& result : results) CHECK(result.intact());
+      return results;
+    };
+    const std::vector<Array<float>> whole = run(0, 3);
+    for_each_setting([&] {
+      const std::vector<Array<float>> again = run(0, 3);
+      for (std::size_t i = 0; i < whole.size(); ++i) CHECK(same_bits(again[i], whole[i]));
+    });
+    for (std::int64_t s = 0; s < 3; ++s) {
+      const std::vector<Array<float>> alone = run(s, 1);
+      for (std::size_t i = 0; i < whole.size(); ++i) {
+        const float* place = whole[i].data() + (i < 2 ? offsets[s] * width : key_offsets[s] * kv_width);
+        CHECK(std::memcmp(alone[i].data(), place, static_cast<std::size_t>(alone[i].size()) * sizeof(float)) == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE(
+    "the gradient of a long sequence, split by ranges of keys, agrees with double's and has the same bits for any number of threads") {
+  for (const AttentionShape& shape :
+       {AttentionShape{2, 1, 8, true, 0.3}, AttentionShape{1, 1, 16, false, 0.2}, AttentionShape{2, 2, 4, true, 0.4, 300}}) {
+    const std::vector<std::int64_t> lengths{1500, 3, 2100};
+    Attention<float> f(shape, lengths);
+    Attention<double> d(shape, lengths);
+    f.forward();
+    for (std::int64_t i = 0; i < f.q.size(); ++i) d.q[i] = f.q[i];
+    for (std::int64_t i = 0; i < f.k.size(); ++i) {
+      d.k[i] = f.k[i];
+      d.v[i] = f.v[i];
+    }
+    d.forward();
+    const std::int64_t width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
+    Array<float> fdy({f.tokens, width});
+    fdy.random(9);
+    Array<double> dy({f.tokens, width}), dq({f.tokens, width}), dk({f.tokens, kv_width}), dv({f.tokens, kv_width});
+    for (std::int64_t i = 0; i < dy.size(); ++i) dy[i] = fdy[i];
+    cpu::run(AttentionBackward{shape, d.q.view(), d.k.view(), d.v.view(), d.offsets.view(), d.y.view(), d.log_sum_exp.view(), dy.view(),
+                               dq.view(), dk.view(), dv.view(), View{}},
+             Stream{});
+    const auto gradients = [&](int threads) {
+      cpu::set_thread_count(threads);
+      std::vector<Array<float>> results{Array<float>({f.tokens, width}), Array<float>({f.tokens, kv_width}),
+                                        Array<float>({f.tokens, kv_width})};
+      AttentionBackward single{shape,
+                               f.q.view(),
+                               f.k.view(),
+                               f.v.view(),
+                               f.offsets.view(),
+                               f.y.view(),
+                               f.log_sum_exp.view(),
+                               fdy.view(),
+                               results[0].view(),
+                               results[1].view(),
+                               results[2].view(),
+                               View{}};
+      Array<std::uint8_t> scratch({static_cast<std::int64_t>(cpu::scratch_bytes(single))});
+      CHECK(scratch.size() == 3 * f.q.size() * 4);
+      single.scratch = scratch.view();
+      cpu::run(single, Stream{});
+      CHECK(scratch.intact());
+      return results;
+    };
+    const int before = cpu::thread_count();
+    const std::vector<Array<float>> one = gradients(1), three = gradients(3);
+    cpu::set_thread_count(before);
+    // Sums of up to 2,100 terms below 1 in size, relative to a gradient of order 1.
+    CHECK(largest_difference(one[0], dq) < 2e-5);
+    CHECK(largest_difference(one[1], dk) < 2e-5);
+    CHECK(largest_difference(one[2], dv) < 2e-5);
+    for (std::size_t i = 0; i < one.size(); ++i) CHECK(same_bits(one[i], three[i]));
   }
 }
 

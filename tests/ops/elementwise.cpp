@@ -12,7 +12,7 @@ using namespace expctr::test;
 
 namespace {
 
-double plain(Unary function, double x) {
+double plain(Unary function, double x, double a, double b) {
   switch (function) {
     case Unary::relu:
       return x > 0.0 ? x : 0.0;
@@ -34,6 +34,26 @@ double plain(Unary function, double x) {
       return x * x;
     case Unary::softplus:
       return std::log1p(std::exp(x));
+    case Unary::sqrt:
+      return std::exp(0.5 * std::log(x));
+    case Unary::rsqrt:
+      return std::exp(-0.5 * std::log(x));
+    case Unary::absolute:
+      return x < 0.0 ? -x : x;
+    case Unary::negate:
+      return 0.0 - x;
+    case Unary::reciprocal:
+      return 1.0 / x;
+    case Unary::log1p:
+      return std::log(1.0 + x);
+    case Unary::softsign:
+      return x < 0.0 ? x / (1.0 - x) : x / (1.0 + x);
+    case Unary::clamp:
+      return std::min(std::max(x, a), b);
+    case Unary::leaky_relu:
+      return std::max(x, 0.0) + a * std::min(x, 0.0);
+    case Unary::elu:
+      return x > 0.0 ? x : a * (std::exp(x) - 1.0);
   }
   return 0.0;
 }
@@ -43,6 +63,52 @@ std::array<std::int64_t, max_rank> extents_of(const Shape& shape) {
   extents.fill(1);
   for (int i = 0; i < shape.rank(); ++i) extents[max_rank - shape.rank() + i] = shape[i];
   return extents;
+}
+
+double plain(Binary function, double p, double q) {
+  switch (function) {
+    case Binary::add:
+      return p + q;
+    case Binary::subtract:
+      return p - q;
+    case Binary::multiply:
+      return p * q;
+    case Binary::divide:
+      return p / q;
+    case Binary::maximum:
+      return std::max(p, q);
+    case Binary::minimum:
+      return std::min(p, q);
+    case Binary::power:
+      return std::exp(q * std::log(p));
+    case Binary::less:
+      return p < q;
+    case Binary::less_equal:
+      return !(p > q);
+    case Binary::greater:
+      return p > q;
+    case Binary::greater_equal:
+      return !(p < q);
+    case Binary::equal:
+      return p == q;
+    case Binary::not_equal:
+      return !(p == q);
+  }
+  return 0.0;
+}
+
+/// Where element `flat` of `y` lies in an operand of `shape`, by the definition of broadcasting.
+std::int64_t place_in(std::int64_t flat, const Shape& y, const Shape& shape) {
+  std::int64_t place = 0, step = 1;
+  for (int axis = y.rank() - 1; axis >= 0; --axis) {
+    const std::int64_t at = flat % y[axis];
+    flat /= y[axis];
+    const int own = axis - (y.rank() - shape.rank());
+    if (own < 0) continue;
+    if (shape[own] != 1) place += at * step;
+    step *= shape[own];
+  }
+  return place;
 }
 
 std::vector<double> plain(Binary function, const Operand& a, const Operand& b) {
@@ -62,7 +128,7 @@ std::vector<double> plain(Binary function, const Operand& a, const Operand& b) {
       step_b *= eb[i];
     }
     const double p = a.values[ia], q = b.values[ib];
-    y.push_back(function == Binary::add ? p + q : function == Binary::subtract ? p - q : p * q);
+    y.push_back(plain(function, p, q));
   }
   return y;
 }
@@ -84,29 +150,58 @@ bool kept(std::int32_t sample, std::int64_t column, const DropoutKey& key, doubl
 }  // namespace
 
 OP_CASES(unary) {
-  const std::pair<Unary, const char*> functions[] = {
-      {Unary::relu, "relu"},     {Unary::sigmoid, "sigmoid"},     {Unary::tanh, "tanh"}, {Unary::silu, "silu"},
-      {Unary::gelu, "gelu"},     {Unary::gelu_tanh, "gelu_tanh"}, {Unary::exp, "exp"},   {Unary::log, "log"},
-      {Unary::square, "square"}, {Unary::softplus, "softplus"}};
-  for (const auto& [function, name] : functions) {
+  struct Case {
+    Unary function;
+    const char* name;
+    double low = -4.0;  ///< least argument
+    UnaryParameters parameters = {};
+  };
+  const Case functions[] = {{Unary::relu, "relu"},
+                            {Unary::sigmoid, "sigmoid"},
+                            {Unary::tanh, "tanh"},
+                            {Unary::silu, "silu"},
+                            {Unary::gelu, "gelu"},
+                            {Unary::gelu_tanh, "gelu_tanh"},
+                            {Unary::exp, "exp"},
+                            {Unary::log, "log", 0.25},
+                            {Unary::square, "square"},
+                            {Unary::softplus, "softplus"},
+                            {Unary::sqrt, "sqrt", 0.25},
+                            {Unary::rsqrt, "rsqrt", 0.25},
+                            {Unary::absolute, "absolute"},
+                            {Unary::negate, "negate"},
+                            {Unary::reciprocal, "reciprocal", 0.25},
+                            {Unary::log1p, "log1p", -0.75},
+                            {Unary::softsign, "softsign"},
+                            {Unary::clamp, "clamp", -4.0, {-1.5, 2.5}},
+                            {Unary::leaky_relu, "leaky_relu", -4.0, {0.1, 0.0}},
+                            {Unary::elu, "elu", -4.0, {1.5, 0.0}}};
+  for (const auto& [function, name, low, parameters] : functions) {
     for (const Shape& shape : {Shape{0, 3}, Shape{1}, Shape{7}, Shape{2, 3, 5}, Shape{3, 1027}}) {
-      const bool logarithm = function == Unary::log;
       add_case(
-          std::string(name) + " " + shape.text(), {uniform(shape, logarithm ? 0.25 : -4.0, 4.0)},
-          [function](std::span<const Tensor> in) { return unary(function, in[0]); },
-          [function](std::span<const Operand> in) {
+          std::string(name) + " " + shape.text(), {uniform(shape, low, 4.0)},
+          [function = function, parameters = parameters](std::span<const Tensor> in) { return unary(function, in[0], parameters); },
+          [function = function, parameters = parameters](std::span<const Operand> in) {
             std::vector<double> y;
-            for (const double x : in[0].values) y.push_back(plain(function, x));
+            for (const double x : in[0].values) y.push_back(plain(function, x, parameters.a, parameters.b));
             return y;
           })
           .magnitude = 1.0;
     }
   }
   add_error([] { relu(Tensor::zeros({2, 3}, DType::i32)); }, "unary: operands must have one shape and one dtype, f32 or f64; x i32 [2, 3]");
+  add_error([] { clamp(Tensor::zeros({2}), 1.0, -1.0); }, "clamp: from 1 to -1\nHINT: the lower bound comes first");
 }
 
 OP_CASES(binary) {
-  const std::pair<Binary, const char*> functions[] = {{Binary::add, "add"}, {Binary::subtract, "subtract"}, {Binary::multiply, "multiply"}};
+  struct Case {
+    Binary function;
+    const char* name;
+    double low = -1.0, high = 1.0;
+  };
+  const Case functions[] = {
+      {Binary::add, "add"},         {Binary::subtract, "subtract"}, {Binary::multiply, "multiply"},    {Binary::divide, "divide", 0.5, 2.0},
+      {Binary::maximum, "maximum"}, {Binary::minimum, "minimum"},   {Binary::power, "power", 0.5, 2.0}};
   const std::pair<Shape, Shape> shapes[] = {{Shape{}, Shape{}},
                                             {Shape{1}, Shape{1}},
                                             {Shape{7}, Shape{7}},
@@ -119,21 +214,82 @@ OP_CASES(binary) {
                                             {Shape{5, 1}, Shape{1, 3}},
                                             {Shape{2, 1, 4, 1}, Shape{3, 1, 5}},
                                             {Shape{2, 3, 2, 3, 2}, Shape{1, 3, 1, 3, 1}},
+                                            {Shape{4, 9, 8}, Shape{4, 1, 8}},
                                             {Shape{67, 130}, Shape{130}},
                                             {Shape{67, 1}, Shape{67, 130}},
                                             {Shape{1, 130}, Shape{67, 130}},
                                             {Shape{67, 130}, Shape{67, 130}},
                                             {Shape{1}, Shape{3001}}};
-  for (const auto& [function, name] : functions) {
+  for (const auto& [function, name, low, high] : functions) {
     for (const auto& [a, b] : shapes) {
       add_case(
-          std::string(name) + " " + a.text() + " " + b.text(), {uniform(a), uniform(b, -1.0, 1.0, 2)},
-          [function](std::span<const Tensor> in) { return binary(function, in[0], in[1]); },
-          [function](std::span<const Operand> in) { return plain(function, in[0], in[1]); }, std::max(a.size(), b.size()));
+          std::string(name) + " " + a.text() + " " + b.text(), {uniform(a, low, high), uniform(b, low, high, 2)},
+          [function = function](std::span<const Tensor> in) { return binary(function, in[0], in[1]); },
+          [function = function](std::span<const Operand> in) { return plain(function, in[0], in[1]); }, std::max(a.size(), b.size()));
+    }
+  }
+  const std::pair<Binary, const char*> comparisons[] = {{Binary::less, "less"},       {Binary::less_equal, "less_equal"},
+                                                        {Binary::greater, "greater"}, {Binary::greater_equal, "greater_equal"},
+                                                        {Binary::equal, "equal"},     {Binary::not_equal, "not_equal"}};
+  // Few different values, so that some are equal.
+  const auto coarse = [](const Shape& shape, std::uint64_t seed) {
+    Operand operand = constant(uniform(shape, -2.5, 2.5, seed));
+    for (double& value : operand.values) value = std::nearbyint(value);
+    return operand;
+  };
+  for (const auto& [function, name] : comparisons) {
+    for (const auto& [a, b] : {std::pair{Shape{7}, Shape{7}}, {Shape{5, 3}, Shape{3}}, {Shape{33, 1}, Shape{33, 130}}}) {
+      add_case(
+          std::string(name) + " " + a.text() + " " + b.text(), {coarse(a, 1), coarse(b, 2)},
+          [function = function](std::span<const Tensor> in) { return binary(function, in[0], in[1]); },
+          [function = function](std::span<const Operand> in) { return plain(function, in[0], in[1]); });
     }
   }
   add_error([] { add(Tensor::zeros({2, 3}), Tensor::zeros({2, 4})); }, "[2, 3] and [2, 4] do not broadcast\nHINT: ");
   add_error([] { multiply(Tensor::zeros({2, 3}), Tensor::zeros({3}, DType::f64)); }, "f32 on cpu meets f64 on cpu");
+}
+
+OP_CASES(where) {
+  struct Case {
+    Shape mask, a, b, y;
+  };
+  const Case cases[] = {{Shape{7}, Shape{7}, Shape{7}, Shape{7}},
+                        {Shape{0, 3}, Shape{3}, Shape{}, Shape{0, 3}},
+                        {Shape{5, 1}, Shape{5, 3}, Shape{3}, Shape{5, 3}},
+                        {Shape{3}, Shape{5, 1}, Shape{1, 3}, Shape{5, 3}},
+                        {Shape{2, 1, 4, 1}, Shape{3, 1, 5}, Shape{2, 3, 4, 5}, Shape{2, 3, 4, 5}},
+                        {Shape{67, 128}, Shape{67, 128}, Shape{1}, Shape{67, 128}},
+                        {Shape{67, 1}, Shape{128}, Shape{67, 128}, Shape{67, 128}}};
+  for (const Case& c : cases) {
+    Operand mask = constant(uniform(c.mask, -1.0, 1.0, 3));
+    for (double& value : mask.values) value = value > 0.0 ? 1.0 : 0.0;
+    add_case(
+        c.mask.text() + " " + c.a.text() + " " + c.b.text(), {mask, uniform(c.a), uniform(c.b, -1.0, 1.0, 2)},
+        [](std::span<const Tensor> in) { return where(in[0], in[1], in[2]); },
+        [y = c.y](std::span<const Operand> in) {
+          std::vector<double> result;
+          for (std::int64_t i = 0; i < y.size(); ++i) {
+            const bool set = in[0].values[static_cast<std::size_t>(place_in(i, y, in[0].shape))] != 0.0;
+            const Operand& from = in[set ? 1 : 2];
+            result.push_back(from.values[static_cast<std::size_t>(place_in(i, y, from.shape))]);
+          }
+          return result;
+        },
+        c.y.size());
+  }
+  add_case(
+      "what is not chosen may be infinite", {constant(uniform({9}, -1.0, 1.0)), constant(uniform({9}, 1.0, 2.0, 2))},
+      [](std::span<const Tensor> in) {
+        const Tensor zero = affine(in[0], 0.0), positive = binary(Binary::greater, in[0], zero);
+        return where(positive, in[1], divide(in[1], where(positive, zero, in[1])));
+      },
+      [](std::span<const Operand> in) {
+        std::vector<double> y;
+        for (std::size_t i = 0; i < in[0].values.size(); ++i) y.push_back(in[0].values[i] > 0.0 ? in[1].values[i] : 1.0);
+        return y;
+      });
+  add_error([] { where(Tensor::zeros({2}), Tensor::zeros({2, 3}), Tensor::zeros({3})); }, "[2, 3] and [2] do not broadcast\nHINT: ");
+  add_error([] { where(Tensor::zeros({3}, DType::i32), Tensor::zeros({3}), Tensor::zeros({3})); }, "i32 on cpu meets f32 on cpu");
 }
 
 OP_CASES(affine) {

@@ -66,7 +66,7 @@ OP_CASES(gather) {
   for (const auto& [rows, width, n] : {std::array<std::int64_t, 3>{1, 1, 1}, {5, 3, 0}, {7, 5, 23}, {11, 16, 3}, {101, 67, 401}}) {
     const std::vector<std::int32_t> ids = some_ids(n, rows);
     add_case(
-        "of " + Shape{rows, width}.text() + ", " + std::to_string(n) + " ids", {uniform({rows, width}), integers({n}, ids)},
+        "of " + Shape{rows, width}.text() + ", " + std::to_string(n) + " ids", {parameter(uniform({rows, width})), integers({n}, ids)},
         [](std::span<const Tensor> in) { return gather(in[0], in[1]); },
         [](std::span<const Operand> in) { return plain_gather(in[0], in[1].ids); }, n);
   }
@@ -75,7 +75,7 @@ OP_CASES(gather) {
   Operand table = uniform({4, 5});
   for (double& value : table.values) value = static_cast<double>(static_cast<float>(value));  // the same number in both dtypes
   add_case(
-      "with a frozen row", {table, integers({7}, ids)}, [](std::span<const Tensor> in) { return gather(in[0], in[1], 3); },
+      "with a frozen row", {parameter(table), integers({7}, ids)}, [](std::span<const Tensor> in) { return gather(in[0], in[1], 3); },
       [table](std::span<const Operand> in) {
         Operand held = in[0];
         for (std::size_t i = 15; i < 20; ++i) held.values[i] = table.values[i];

@@ -98,6 +98,7 @@ Scores plain_scores(const Operand& x, const Operand& weight, const std::vector<s
 }  // namespace
 
 OP_CASES(linear_frozen) {
+  meaningless(DType::f64, "frozen weights are packed in f32 or less");
   for (const auto& [rows, inputs, outputs] :
        {std::array<std::int64_t, 3>{1, 1, 1}, {0, 3, 2}, {3, 7, 5}, {1, 67, 130}, {7, 33, 17}, {37, 64, 32}}) {
     const std::vector<Operand> operands = {uniform({rows, inputs}), constant(uniform({outputs, inputs}, -1.0, 1.0, 2)),
@@ -136,6 +137,7 @@ OP_CASES(linear_frozen) {
 }
 
 OP_CASES(linear_cross_entropy) {
+  meaningless(DType::f64, "frozen weights are packed in f32 or less");
   for (const auto& [rows, inputs, classes] : {std::array<std::int64_t, 3>{1, 1, 1}, {0, 3, 2}, {3, 7, 5}, {5, 13, 67}, {3, 9, 2100}}) {
     for (const double temperature : {1.0, 0.75}) {
       std::vector<std::int32_t> targets;

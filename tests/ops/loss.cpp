@@ -54,7 +54,7 @@ OP_CASES(log_probability) {
 OP_CASES(bce_with_logits) {
   for (const std::int64_t n : {0, 1, 13, 3001}) {
     add_case(
-        std::to_string(n), {uniform({n}, -6.0, 6.0), constant(uniform({n}, 0.0, 1.0, 2))},
+        std::to_string(n), {uniform({n}, -6.0, 6.0), parameter(constant(uniform({n}, 0.0, 1.0, 2)))},
         [](std::span<const Tensor> in) { return bce_with_logits(in[0], in[1]); },
         [](std::span<const Operand> in) {
           std::vector<double> y;
@@ -72,8 +72,8 @@ OP_CASES(bce_with_logits) {
 
 OP_CASES(policy_loss) {
   for (const std::int64_t n : {0, 1, 13, 3001}) {
-    const std::vector<Operand> operands = {uniform({n}, -1.0, 0.0), constant(uniform({n}, -1.0, 0.0, 2)),
-                                           constant(uniform({n}, -2.0, 2.0, 3))};
+    const std::vector<Operand> operands = {parameter(uniform({n}, -1.0, 0.0)), parameter(constant(uniform({n}, -1.0, 0.0, 2))),
+                                           parameter(constant(uniform({n}, -2.0, 2.0, 3)))};
     add_case(
         std::to_string(n), operands, [](std::span<const Tensor> in) { return policy_loss(in[0], in[1], in[2], 0.2).loss; },
         [](std::span<const Operand> in) {
@@ -101,7 +101,7 @@ OP_CASES(policy_loss) {
 OP_CASES(value_loss) {
   for (const std::int64_t n : {0, 1, 13, 3001}) {
     add_case(
-        std::to_string(n), {uniform({n}), constant(uniform({n}, -1.0, 1.0, 2)), constant(uniform({n}, -2.0, 2.0, 3))},
+        std::to_string(n), {uniform({n}), parameter(constant(uniform({n}, -1.0, 1.0, 2))), parameter(constant(uniform({n}, -2.0, 2.0, 3)))},
         [](std::span<const Tensor> in) { return value_loss(in[0], in[1], in[2], 0.2); },
         [](std::span<const Operand> in) {
           std::vector<double> y;

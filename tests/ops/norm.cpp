@@ -12,7 +12,7 @@ using namespace expctr::test;
 OP_CASES(rms_norm) {
   for (const auto& [rows, width] : {std::pair{1, 1}, {3, 7}, {0, 8}, {5, 576}, {33, 130}}) {
     add_case(
-        Shape{rows, width}.text(), {uniform({rows, width}), uniform({width}, 0.5, 1.5, 2)},
+        Shape{rows, width}.text(), {uniform({rows, width}), parameter(uniform({width}, 0.5, 1.5, 2))},
         [](std::span<const Tensor> in) { return rms_norm(in[0], in[1], 1e-5); },
         [](std::span<const Operand> in) {
           const std::int64_t rows = in[0].shape[0], width = in[0].shape[1];
@@ -34,7 +34,7 @@ OP_CASES(rms_norm) {
 OP_CASES(layer_norm) {
   for (const auto& [rows, width] : {std::pair{1, 2}, {3, 7}, {0, 8}, {5, 384}, {33, 130}}) {
     add_case(
-        Shape{rows, width}.text(), {uniform({rows, width}, -1.0, 2.0), uniform({width}, 0.5, 1.5, 2), uniform({width}, -1.0, 1.0, 3)},
+        Shape{rows, width}.text(), {uniform({rows, width}, -1.0, 2.0), parameter(uniform({width}, 0.5, 1.5, 2)), parameter(uniform({width}, -1.0, 1.0, 3))},
         [](std::span<const Tensor> in) { return layer_norm(in[0], in[1], in[2], 1e-5); },
         [](std::span<const Operand> in) {
           const std::int64_t rows = in[0].shape[0], width = in[0].shape[1];
@@ -106,8 +106,9 @@ Tensor dice_of(std::span<const Tensor> in, bool training, std::pair<Tensor, Tens
 OP_CASES(dice) {
   for (const bool training : {true, false}) {
     for (const auto& [rows, width] : {std::pair{2, 1}, {3, 7}, {0, 8}, {77, 36}, {33, 130}}) {
-      const std::vector<Operand> operands = {uniform({rows, width}), uniform({width}, 0.1, 0.5, 2),
-                                             constant(uniform({width}, -0.5, 0.5, 3)), constant(uniform({width}, 0.25, 1.0, 4))};
+      const std::vector<Operand> operands = {uniform({rows, width}), parameter(uniform({width}, 0.1, 0.5, 2)),
+                                             parameter(constant(uniform({width}, -0.5, 0.5, 3))),
+                                             parameter(constant(uniform({width}, 0.25, 1.0, 4)))};
       const std::string label = std::string(training ? "training " : "evaluation ") + Shape{rows, width}.text();
       add_case(
           label, operands, [training](std::span<const Tensor> in) { return dice_of(in, training); },

@@ -20,6 +20,11 @@ Operand constant(Operand operand) {
   return operand;
 }
 
+Operand parameter(Operand operand) {
+  operand.parameter = true;
+  return operand;
+}
+
 Operand integers(const Shape& shape, std::vector<std::int32_t> ids) {
   Operand operand;
   operand.shape = shape;
@@ -35,8 +40,21 @@ CaseTable& CaseTable::instance() {
 }
 
 OpCase& CaseTable::add(std::string label, std::vector<Operand> operands, Operation run, Reference reference, std::int64_t reduction) {
-  cases_.push_back({op_, std::move(label), std::move(operands), std::move(run), std::move(reference), reduction});
+  OpCase added;
+  added.op = op_;
+  added.label = std::move(label);
+  added.operands = std::move(operands);
+  added.run = std::move(run);
+  added.reference = std::move(reference);
+  added.reduction = reduction;
+  cases_.push_back(std::move(added));
   return cases_.back();
+}
+
+const Exemption* CaseTable::exemption(const std::string& op, DType dtype) const {
+  for (const Exemption& exemption : exemptions_)
+    if (exemption.op == op && exemption.dtype == dtype) return &exemption;
+  return nullptr;
 }
 
 void CaseTable::add_error(std::function<void()> run, std::string message) { errors_.push_back({op_, std::move(run), std::move(message)}); }

@@ -19,7 +19,7 @@ Operand angle_table(std::int64_t positions, std::int64_t head_dim) {
       table.values.push_back(i < head_dim / 2 ? std::cos(angle) : std::sin(angle));
     }
   }
-  return constant(table);
+  return parameter(constant(table));
 }
 
 /// As a product of complex numbers: (x_i + i x_j) (cos + i sin).

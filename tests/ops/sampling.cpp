@@ -49,6 +49,7 @@ std::int64_t plain_token(const double* logits, std::int64_t classes, double u, c
 }  // namespace
 
 OP_CASES(sample_tokens) {
+  meaningless(DType::f64, "logits are what a model computed, f32 or bf16");
   const std::pair<SamplingOptions, const char*> rules[] = {{{.temperature = 1.0}, "plain"},
                                                            {{.temperature = 0.0}, "greedy"},
                                                            {{.temperature = 0.7}, "temperature 0.7"},
@@ -58,7 +59,7 @@ OP_CASES(sample_tokens) {
                                                            {{.temperature = 0.9, .top_k = 20, .top_p = 0.8, .min_p = 0.05}, "all"}};
   for (const auto& [options, name] : rules) {
     for (const auto& [rows, classes] : {std::pair{1, 1}, {0, 5}, {9, 7}, {5, 1031}}) {
-      const std::vector<Operand> operands = {constant(uniform({rows, classes}, -4.0, 4.0)), constant(uniform({rows}, 0.0, 0.999, 2))};
+      const std::vector<Operand> operands = {constant(uniform({rows, classes}, -4.0, 4.0)), parameter(constant(uniform({rows}, 0.0, 0.999, 2)))};
       const std::string label = std::string(name) + " " + Shape{rows, classes}.text();
       add_case(
           label + ", token", operands,
