@@ -364,42 +364,6 @@ void run(const RecurrentBackward& args, Stream) {
   with_floating(args.states.dtype, [&](auto zero) { backward<decltype(zero)>(args, e); });
 }
 
-namespace {
-
-View flat(const View& view) { return View{view.data, view.dtype, 2, {view.rows(), view.width()}}; }
-
-void require_input(const char* op, const View& x, const View& weight, const View& projected) {
-  require_floating(op, {{"x", x}, {"weight", weight}, {"projected", projected}});
-  require(x.rank == 3 && weight.rank == 2 && projected.rank == 3 && projected.shape[0] == x.shape[0] && projected.shape[1] == x.shape[1] &&
-              projected.shape[2] == weight.shape[0] && x.shape[2] == weight.shape[1],
-          op, "x must be [batch, time, width], weight [columns, width], projected [batch, time, columns]",
-          {{"x", x}, {"weight", weight}, {"projected", projected}});
-}
-
-}  // namespace
-
-template <>
-std::size_t scratch_bytes(const RecurrentInput&) {
-  return 0;
-}
-template <>
-std::size_t scratch_bytes(const RecurrentInputBackward&) {
-  return 0;
-}
-
-template <>
-void run(const RecurrentInput& args, Stream stream) {
-  require_input("recurrent input", args.x, args.weight, args.projected);
-  run(MatMul{1.0, false, true, false, flat(args.x), args.weight, flat(args.projected)}, stream);
-}
-
-template <>
-void run(const RecurrentInputBackward& args, Stream stream) {
-  require_input("recurrent input backward", args.x, args.weight, args.dprojected);
-  if (!args.dx.empty()) run(MatMul{1.0, false, false, true, flat(args.dprojected), args.weight, flat(args.dx)}, stream);
-  if (!args.dweight.empty()) run(MatMul{1.0, true, false, true, flat(args.dprojected), flat(args.x), args.dweight}, stream);
-}
-
 template <>
 void run(const MaskPadding& args, Stream) {
   require_alike("mask_padding", {{"x", args.x}, {"y", args.y}});

@@ -38,18 +38,6 @@ struct RecurrentBackward {
   View scratch;
 };
 
-/// projected = x weight^T for all time steps at once; x [batch, time, width], weight [gates * hidden, width] (f32 beside bf16) -> projected
-/// [batch, time, gates * hidden]. x is read everywhere, padding included: it must hold numbers there.
-struct RecurrentInput {
-  View x, weight, projected;
-  View scratch;
-};
-/// dx += dprojected weight, dweight += dprojected^T x; either may be empty.
-struct RecurrentInputBackward {
-  View x, weight, dprojected, dx, dweight;
-  View scratch;
-};
-
 /// x [batch, time, width], lengths [batch] i32 -> y (+)= x where t < lengths[b]; elsewhere y = 0, or y as it was with accumulate. x is read
 /// only there.
 struct MaskPadding {

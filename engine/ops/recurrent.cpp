@@ -6,6 +6,7 @@
 #include "engine/autograd/tape.h"
 #include "engine/core/run.h"
 #include "engine/ops/elementwise.h"
+#include "engine/ops/matmul.h"
 
 namespace expctr {
 namespace {
@@ -63,20 +64,12 @@ void check(const char* op, RecurrentCell cell, const Tensor& x, const RecurrentW
 /// The input product takes all time steps, so padding must be numbers: it becomes zeros.
 Tensor inside(const Tensor& x, const Tensor& lengths) { return lengths.defined() ? mask_padding(x, lengths) : x; }
 
-Tensor project(const Tensor& x, const Tensor& weight) {
-  Tensor y = Tensor::empty({x.dim(0), x.dim(1), weight.dim(0)}, x.dtype(), x.device());
-  run(x.device(), RecurrentInput{x, weight, y, {}});
-  return record("recurrent input", y, {x, weight}, [=](const Tensor& dy, const GradientSlots& d) {
-    run(x.device(), RecurrentInputBackward{x, weight, dy, view_of(d[0]), view_of(d[1]), {}});
-  });
-}
-
 /// x is zero where it is padding.
 RecurrentStates run_layer(const char* op, RecurrentCell cell, const Tensor& x, const RecurrentWeights& w, const Tensor& attention,
                           const Tensor& lengths, const Tensor& initial, const Tensor& initial_cell) {
   const std::int64_t batch = x.dim(0), time = x.dim(1), hidden = w.hidden.dim(1);
   const bool is_lstm = cell == RecurrentCell::lstm;
-  const Tensor projected = project(x, w.input);
+  const Tensor projected = matmul(x.reshape({batch * time, x.dim(2)}), w.input, false, true).reshape({batch, time, w.input.dim(0)});
   Outputs out{Tensor(), batch, time, hidden};
   Tensor y = Tensor::empty({out.elements()}, x.dtype(), x.device());
   Tensor saved, cells;
