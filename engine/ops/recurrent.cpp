@@ -7,6 +7,7 @@
 #include "engine/core/run.h"
 #include "engine/ops/elementwise.h"
 #include "engine/ops/matmul.h"
+#include "engine/ops/recurrent_library.h"
 
 namespace expctr {
 namespace {
@@ -68,6 +69,7 @@ Tensor inside(const Tensor& x, const Tensor& lengths) { return lengths.defined()
 RecurrentStates run_layer(const char* op, RecurrentCell cell, const Tensor& x, const RecurrentWeights& w, const Tensor& attention,
                           const Tensor& lengths, const Tensor& initial, const Tensor& initial_cell) {
   const std::int64_t batch = x.dim(0), time = x.dim(1), hidden = w.hidden.dim(1);
+  if (const RecurrentStates states = library_layer(op, cell, x, w, lengths, initial, initial_cell); states.all.defined()) return states;
   const bool is_lstm = cell == RecurrentCell::lstm;
   const Tensor projected = matmul(x.reshape({batch * time, x.dim(2)}), w.input, false, true).reshape({batch, time, w.input.dim(0)});
   Outputs out{Tensor(), batch, time, hidden};
