@@ -3,7 +3,7 @@
 // gives NaN and gets no gradient: a kernel cannot throw.
 #include "base/kernels/arrange.h"
 
-#include "cuda/column_tiles.cuh"
+#include "cuda/column_folds.cuh"
 
 namespace expctr::cuda {
 

@@ -3,7 +3,7 @@
 // 12 bytes an element in f32, half of it in bf16; backward 24 (x and dy twice, dx read and written). A handful of FLOPs: bound by memory.
 #include "base/kernels/batch_norm.h"
 
-#include "cuda/column_tiles.cuh"
+#include "cuda/column_folds.cuh"
 
 namespace expctr::cuda {
 
@@ -191,13 +191,13 @@ struct NormaliseBackward {
 };
 
 /// Column vectors are read in packets of four floats beside the packets of x, so they must be aligned too.
-ColumnTiles forward_plan(const BatchNormForward& a) {
-  return plan_column_tiles(a.x.rows(), a.x.width(), a.x.dtype,
+FoldPlan forward_plan(const BatchNormForward& a) {
+  return plan_folds(a.x.rows(), a.x.width(), a.x.dtype,
                       {a.x.data, a.y.data, a.gain.data, a.bias.data, a.mean.data, a.inverse_deviation.data});
 }
 /// The scratch is not among the pointers: its size is asked for before it is there. It is 16-byte aligned like every tensor.
-ColumnTiles backward_plan(const BatchNormBackward& a) {
-  return plan_column_tiles(a.x.rows(), a.x.width(), a.x.dtype, {a.x.data, a.dy.data, a.dx.data, a.gain.data, a.mean.data, a.inverse_deviation.data});
+FoldPlan backward_plan(const BatchNormBackward& a) {
+  return plan_folds(a.x.rows(), a.x.width(), a.x.dtype, {a.x.data, a.dy.data, a.dx.data, a.gain.data, a.mean.data, a.inverse_deviation.data});
 }
 
 /// An empty batch has no statistics: it uses the running ones.
@@ -217,7 +217,7 @@ void run(const BatchNormForward& args, Stream stream) {
   require_scratch("batch_norm", args.scratch, scratch_bytes(args));
   const std::int64_t width = args.x.width();
   if (width == 0) return;
-  const ColumnTiles plan = forward_plan(args);
+  const FoldPlan plan = forward_plan(args);
   float *mean = args.mean.as<float>(), *inverse_deviation = args.inverse_deviation.as<float>();
   const float epsilon = static_cast<float>(args.epsilon);
   with_storage(args.x.dtype, [&](auto* type) {
@@ -249,7 +249,7 @@ void run(const BatchNormBackward& args, Stream stream) {
   require_f32("batch_norm_backward", {&args.gain, &args.mean, &args.inverse_deviation, &args.dgain, &args.dbias});
   require_scratch("batch_norm_backward", args.scratch, scratch_bytes(args));
   if (args.x.size() == 0) return;
-  const ColumnTiles plan = backward_plan(args);
+  const FoldPlan plan = backward_plan(args);
   const std::int64_t vector = ceil_div(plan.width, 4) * 4;
   float *mean_dy = args.scratch.as<float>(), *mean_dy_n = mean_dy + vector, *partials = mean_dy_n + vector;
   const float *mean = args.mean.as<float>(), *inverse_deviation = args.inverse_deviation.as<float>();

@@ -1,10 +1,10 @@
 // Maxima and minima along an axis. Entries side by side: a warp (up to 1,024 entries) or 256 threads a row, 16 bytes a load, then a tree over
 // the lanes. Otherwise a thread owns 16 bytes of neighbouring outputs and walks along the axis; when the first axis is reduced, columns are
-// cut into chunks of rows (cuda/column_tiles.cuh). x is read once: bound by memory. Equal entries: the lowest index wins in every order, so the
+// cut into chunks of rows (cuda/column_folds.cuh). x is read once: bound by memory. Equal entries: the lowest index wins in every order, so the
 // result does not depend on it.
 #include "base/kernels/reduce_extreme.h"
 
-#include "cuda/column_tiles.cuh"
+#include "cuda/column_folds.cuh"
 
 namespace expctr::cuda {
 
@@ -156,7 +156,7 @@ void check_axis(const char* kernel, const View& x, const View& y, const View& in
 
 bool by_columns(const ExtremeForward& args) { return args.x.rank == 3 && args.x.shape[0] == 1 && args.x.shape[2] > 1 && args.x.shape[1] > 64; }
 
-ColumnTiles column_plan(const View& x) { return plan_column_tiles(x.shape[1], x.shape[2], x.dtype, {x.data}); }
+FoldPlan column_plan(const View& x) { return plan_folds(x.shape[1], x.shape[2], x.dtype, {x.data}); }
 
 }  // namespace
 

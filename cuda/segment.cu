@@ -3,7 +3,7 @@
 // finds the row's segment by bisection. All bound by memory.
 #include "base/kernels/segment.h"
 
-#include "cuda/column_tiles.cuh"
+#include "cuda/column_folds.cuh"
 
 namespace expctr::cuda {
 

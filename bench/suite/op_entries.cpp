@@ -266,6 +266,7 @@ std::vector<OpEntry> op_table() {
   }).bf16 = false;
   add("sample_tokens", sampling_at_size).float64 = false;
   add("adamw_update", adamw_at_size).bf16 = false;
+  for (OpEntry& entry : table_op_entries()) table.push_back(std::move(entry));
   add_recurrent_entries(table);
   return table;
 }

@@ -38,8 +38,11 @@ struct OpEntry {
   bool bf16 = true;     ///< activations may be stored in bf16
 };
 
-/// All ops, in the order of engine/ops/ops.def.
+/// All ops of engine/ops/ops.def.
 std::vector<OpEntry> op_table();
+
+// By file.
+std::vector<OpEntry> table_op_entries();
 
 /// What a device can do, measured here and now.
 struct DeviceCeilings {

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
-#include "data/tokenizer/unicode.h"
 #include "engine/io/quoted.h"
 #include "engine/io/utf8.h"
 
@@ -39,8 +38,12 @@ const ByteSpelling& spelling() {
 }  // namespace
 
 ByteLevelBpe::ByteLevelBpe(TokenizerParts parts, PreTokenizer pre_tokenizer, const std::vector<std::pair<std::string, std::string>>& merges,
-                           Options options, const std::string& file)
-    : Tokenizer(std::move(parts)), pre_tokenizer_(std::move(pre_tokenizer)), merges_(merges.size()), options_(options) {
+                           Options options, const std::string& file, Normalizer normalizer)
+    : Tokenizer(std::move(parts)),
+      pre_tokenizer_(std::move(pre_tokenizer)),
+      merges_(merges.size()),
+      options_(options),
+      normalizer_(std::move(normalizer)) {
   for (std::size_t byte = 0; byte < 256; ++byte) byte_ids_[byte] = tokens().find(spelling().text[byte]).value_or(-1);
   has_replacement_ = byte_ids_[0xEF] >= 0 && byte_ids_[0xBF] >= 0 && byte_ids_[0xBD] >= 0;
   for (std::size_t rank = 0; rank < merges.size(); ++rank) {
@@ -54,9 +57,10 @@ ByteLevelBpe::ByteLevelBpe(TokenizerParts parts, PreTokenizer pre_tokenizer, con
   }
 }
 
-void ByteLevelBpe::encode_fragment(std::string_view text, std::vector<std::int32_t>& ids) const {
+void ByteLevelBpe::encode_fragment(std::string_view text, bool /*at_start*/, std::vector<std::int32_t>& ids) const {
   std::string changed;
-  if (options_.compose && is_utf8(text)) text = changed = unicode::compose(text);
+  if (!normalizer_.empty()) text = changed = normalizer_.apply(text);
+  if (text.empty()) return;
   if (options_.add_prefix_space && text.front() != ' ') text = changed = " " + std::string(text);
 
   std::vector<std::string_view> pieces;

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "data/tokenizer/normalizer.h"
 #include "data/tokenizer/pair_merge.h"
 #include "data/tokenizer/pre_tokenizer.h"
 #include "data/tokenizer/tokenizer.h"
@@ -21,15 +22,14 @@ class ByteLevelBpe : public Tokenizer {
   struct Options {
     bool ignore_merges = false;     ///< a piece that is a token becomes it, whatever the merges say
     bool add_prefix_space = false;  ///< a text that does not start with white space gets a blank
-    bool compose = false;           ///< text is brought to NFC first
   };
 
   /// merges in order of rank: left and right part as the vocabulary spells them. Throws InputError for parts that are no tokens.
   ByteLevelBpe(TokenizerParts parts, PreTokenizer pre_tokenizer, const std::vector<std::pair<std::string, std::string>>& merges,
-               Options options, const std::string& file);
+               Options options, const std::string& file, Normalizer normalizer = {});
 
  protected:
-  void encode_fragment(std::string_view text, std::vector<std::int32_t>& ids) const override;
+  void encode_fragment(std::string_view text, bool at_start, std::vector<std::int32_t>& ids) const override;
   std::string plain_bytes(std::int32_t id) const override;
   bool strips_first_blank() const override { return options_.add_prefix_space; }
 
@@ -37,6 +37,7 @@ class ByteLevelBpe : public Tokenizer {
   PreTokenizer pre_tokenizer_;
   PairTable merges_;
   Options options_;
+  Normalizer normalizer_;
   std::array<std::int32_t, 256> byte_ids_;
   bool has_replacement_ = false;
 };

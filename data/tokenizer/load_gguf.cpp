@@ -7,6 +7,7 @@
 #include "data/tokenizer/byte_level_bpe.h"
 #include "data/tokenizer/sentence_piece.h"
 #include "data/tokenizer/tokenizer.h"
+#include "data/tokenizer/unigram.h"
 #include "data/tokenizer/word_piece.h"
 #include "engine/io/gguf.h"
 #include "engine/io/quoted.h"
@@ -78,7 +79,7 @@ std::shared_ptr<const Tokenizer> tokenizer_from_gguf(const GgufFile& file) {
   parts.unknown = id("unknown_token_id");
   parts.padding = id("padding_token_id");
   parts.add_bos = file.find_bool(key("add_bos_token")).value_or(model == "llama" || model == "bert");
-  parts.add_eos = file.find_bool(key("add_eos_token")).value_or(model == "bert");
+  parts.add_eos = file.find_bool(key("add_eos_token")).value_or(model == "bert" || model == "t5");
   parts.chat_template = file.find_string("tokenizer.chat_template");
 
   if (model == "gpt2") {
@@ -91,8 +92,25 @@ std::shared_ptr<const Tokenizer> tokenizer_from_gguf(const GgufFile& file) {
   }
   if (model == "llama") {
     SentencePiece::Options options;
-    options.add_space_prefix = file.find_bool(key("add_space_prefix")).value_or(true);
+    if (!file.find_bool(key("add_space_prefix")).value_or(true)) options.metaspace.prefix = BlankPrefix::never;
     return std::make_shared<SentencePiece>(std::move(parts), scores_of(file, count), options);
+  }
+  if (model == "t5") {
+    for (std::int32_t id = 0; id < parts.vocabulary.size(); ++id)
+      if (parts.vocabulary.kind(id) == TokenKind::unknown) parts.unknown = id;
+    const std::vector<float> scores = scores_of(file, count);
+    Unigram::Options options;
+    if (!file.find_bool(key("add_space_prefix")).value_or(false)) options.metaspace.prefix = BlankPrefix::never;
+    options.collapse_blanks = file.find_bool(key("remove_extra_whitespaces")).value_or(false);
+    Normalizer normalizer;
+    if (const auto numbers = file.find_i32_array(key("precompiled_charsmap")); numbers && !numbers->empty()) {
+      std::vector<std::byte> bytes;
+      for (const std::int32_t number : *numbers) bytes.push_back(static_cast<std::byte>(number & 0xFF));  // u8 or i8 in the file
+      const auto map = std::make_shared<CharacterMap>(bytes, file.path());
+      normalizer.add([map](std::string_view text) { return map->replace_longest(text); });
+    }
+    return std::make_shared<Unigram>(std::move(parts), std::vector<double>(scores.begin(), scores.end()), std::move(normalizer), options,
+                                     file.path());
   }
   if (model == "bert") {
     if (const auto cls = id("cls_token_id")) parts.bos = cls;
@@ -103,7 +121,7 @@ std::shared_ptr<const Tokenizer> tokenizer_from_gguf(const GgufFile& file) {
     return std::make_shared<WordPiece>(std::move(parts), "\u2581", "", WordPiece::Options{}, file.path());
   }
   throw InputError(fmt::format("{}: tokeniser model {} is not supported", file.path(), quoted_text(model)),
-                   "supported are gpt2 (byte-level BPE), llama (SentencePiece BPE) and bert (WordPiece)");
+                   "supported are gpt2 (byte-level BPE), llama (SentencePiece BPE), t5 (unigram) and bert (WordPiece)");
 }
 
 }  // namespace expctr

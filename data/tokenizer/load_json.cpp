@@ -1,5 +1,6 @@
 // A tokeniser out of a Hugging Face tokenizer.json and, where there is one, the tokenizer_config.json beside it.
 #include <fmt/format.h>
+#include <openssl/evp.h>
 
 #include <algorithm>
 
@@ -7,6 +8,7 @@
 #include "data/tokenizer/byte_level_bpe.h"
 #include "data/tokenizer/sentence_piece.h"
 #include "data/tokenizer/tokenizer.h"
+#include "data/tokenizer/unigram.h"
 #include "data/tokenizer/word_piece.h"
 #include "engine/io/checked_json.h"
 #include "engine/io/mapped_file.h"
@@ -42,6 +44,17 @@ std::vector<json> steps(const json& node, const char* parts_name) {
   return result;
 }
 
+/// The bytes of base64 text; empty when it is none.
+std::string decoded_base64(const std::string& text) {
+  if (text.empty() || text.size() % 4 != 0 || text.size() > (1u << 26)) return {};
+  std::string bytes(text.size() / 4 * 3, '\0');
+  const int size = EVP_DecodeBlock(reinterpret_cast<unsigned char*>(bytes.data()), reinterpret_cast<const unsigned char*>(text.data()),
+                                   static_cast<int>(text.size()));
+  if (size < 0) return {};
+  bytes.resize(static_cast<std::size_t>(size) - (text.ends_with("==") ? 2 : text.ends_with("=") ? 1 : 0));
+  return bytes;
+}
+
 class JsonLoader {
  public:
   explicit JsonLoader(const std::filesystem::path& path) : file_(path.string()), document_(read(path)) {
@@ -51,15 +64,18 @@ class JsonLoader {
 
   std::shared_ptr<const Tokenizer> load() {
     const json& model = member(document_, "model");
-    if (!model.is_object() || !member(model, "vocab").is_object()) refuse("no tokenizer.json: model.vocab is missing");
+    const json& vocabulary = member(model, "vocab");
+    if (!model.is_object() || !(vocabulary.is_object() || vocabulary.is_array())) refuse("no tokenizer.json: model.vocab is missing");
     std::string type = text_of(member(model, "type"));
-    if (type.empty()) type = member(model, "merges").is_array() ? "BPE" : "WordPiece";
+    if (type.empty()) type = vocabulary.is_array() ? "Unigram" : member(model, "merges").is_array() ? "BPE" : "WordPiece";
+    if (vocabulary.is_array() != (type == "Unigram")) refuse("model.vocab has the form of another type than " + quoted_text(type));
     read_vocabulary(member(model, "vocab"));
     read_roles(model);
     for (const char* ignored : {"truncation", "padding"})
       if (!member(document_, ignored).is_null()) parts_.notes.push_back(fmt::format("{}: '{}' is not followed", file_, ignored));
     if (type == "WordPiece") return word_piece(model);
-    if (type != "BPE") refuse(fmt::format("tokeniser model {} is not supported (BPE and WordPiece are)", quoted_text(type)));
+    if (type == "Unigram") return unigram(model);
+    if (type != "BPE") refuse(fmt::format("tokeniser model {} is not supported (BPE, Unigram and WordPiece are)", quoted_text(type)));
     for (const char* option : {"continuing_subword_prefix", "end_of_word_suffix"})
       if (!text_of(member(model, option)).empty()) refuse(fmt::format("BPE with {} is not supported", option));
     return is_byte_level() ? byte_level(model) : sentence_piece(model);
@@ -84,7 +100,16 @@ class JsonLoader {
         refuse(fmt::format("token {} has no usable id", quoted_text(text)));
       tokens.emplace_back(id.get<std::int64_t>(), text);
     };
-    for (const auto& [text, id] : vocabulary.items()) add(text, id);
+    if (vocabulary.is_array()) {
+      for (const json& entry : vocabulary) {
+        if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string() || !entry[1].is_number())
+          refuse(fmt::format("entry {} of model.vocab is no pair of a text and a score", scores_.size()));
+        tokens.emplace_back(static_cast<std::int64_t>(scores_.size()), entry[0].get<std::string>());
+        scores_.push_back(entry[1].get<double>());
+      }
+    } else {
+      for (const auto& [text, id] : vocabulary.items()) add(text, id);
+    }
     const json& added = member(document_, "added_tokens");
     for (const json& token : added) {
       if (!member(token, "content").is_string() || text_of(member(token, "content")).empty()) refuse("an added token without content");
@@ -129,6 +154,8 @@ class JsonLoader {
     parts_.eos = named("eos_token");
     parts_.padding = named("pad_token");
     parts_.unknown = parts_.vocabulary.find(text_of(member(model, "unk_token")));
+    if (const json& id = member(model, "unk_id"); id.is_number_unsigned() && id.get<std::uint64_t>() < scores_.size())
+      parts_.unknown = static_cast<std::int32_t>(id.get<std::uint64_t>());
     if (!parts_.unknown) parts_.unknown = named("unk_token");
     if (!parts_.bos) parts_.bos = named("cls_token");
     if (!parts_.eos) parts_.eos = named("sep_token");
@@ -215,43 +242,119 @@ class JsonLoader {
   std::shared_ptr<const Tokenizer> byte_level(const json& model) {
     ByteLevelBpe::Options options;
     options.ignore_merges = flag(member(model, "ignore_merges"), false);
-    for (const json& step : steps(member(document_, "normalizer"), "normalizers")) {
-      if (text_of(member(step, "type")) != "NFC") refuse_step("normalizer", step);
-      options.compose = true;
-    }
     std::vector<SplitPattern> patterns;
     bool after_byte_level = false;
     for (const json& step : steps(member(document_, "pre_tokenizer"), "pretokenizers")) {
       if (SplitPattern pattern = pattern_of(step, after_byte_level, options); !pattern.text.empty()) patterns.push_back(std::move(pattern));
       after_byte_level = after_byte_level || text_of(member(step, "type")) == "ByteLevel";
     }
-    return std::make_shared<ByteLevelBpe>(std::move(parts_), PreTokenizer(patterns, file_), merges(model), options, file_);
+    return std::make_shared<ByteLevelBpe>(std::move(parts_), PreTokenizer(patterns, file_), merges(model), options, file_, normalizer());
+  }
+
+  Normalizer::Step normalizer_step(const json& step) const {
+    const std::string type = text_of(member(step, "type"));
+    if (type == "NFC") return unicode_form_step(UnicodeForm::nfc);
+    if (type == "NFD") return unicode_form_step(UnicodeForm::nfd);
+    if (type == "NFKC") return unicode_form_step(UnicodeForm::nfkc);
+    if (type == "NFKD") return unicode_form_step(UnicodeForm::nfkd);
+    if (type == "Lowercase") return lowercase_step();
+    if (type == "StripAccents") return strip_accents_step();
+    if (type == "Strip") return strip_step(flag(member(step, "strip_left"), true), flag(member(step, "strip_right"), true));
+    if (type == "Prepend") return prepend_step(text_of(member(step, "prepend")));
+    if (type == "Nmt") return nmt_step();
+    if (type == "Replace") {
+      const json& pattern = member(step, "pattern");
+      const std::string text = text_of(member(pattern, "String")), expression = text_of(member(pattern, "Regex"));
+      if (!text.empty()) return replace_step(text, text_of(member(step, "content")));
+      if (!expression.empty()) return replace_pattern_step(expression, text_of(member(step, "content")), file_);
+    }
+    if (type == "Precompiled") {
+      const std::string bytes = decoded_base64(text_of(member(step, "precompiled_charsmap")));
+      if (bytes.empty()) refuse("precompiled_charsmap is not base64");
+      const auto map = std::make_shared<CharacterMap>(std::as_bytes(std::span(bytes)), file_);
+      return [map](std::string_view text) { return map->replace_graphemes(text); };
+    }
+    refuse_step("normalizer", step);
+  }
+
+  Normalizer normalizer() const {
+    Normalizer result;
+    for (const json& step : steps(member(document_, "normalizer"), "normalizers")) result.add(normalizer_step(step));
+    return result;
+  }
+
+  /// A pre-tokeniser of the SentencePiece family: Metaspace, maybe behind WhitespaceSplit; without one the text stays whole.
+  Metaspace metaspace() const {
+    Metaspace result{.prefix = BlankPrefix::never};
+    bool found = false;
+    for (const json& step : steps(member(document_, "pre_tokenizer"), "pretokenizers")) {
+      const std::string type = text_of(member(step, "type"));
+      if (type == "WhitespaceSplit" && !found) {
+        result.split_blanks = true;
+        continue;
+      }
+      const std::string replacement = text_of(member(step, "replacement")), scheme = text_of(member(step, "prepend_scheme"));
+      if (type != "Metaspace" || found || (!replacement.empty() && replacement != "\u2581")) refuse_step("pre_tokenizer", step);
+      found = true;
+      result.split = flag(member(step, "split"), true);
+      result.prefix = scheme == "never"                                                 ? BlankPrefix::never
+                      : scheme == "first"                                               ? BlankPrefix::first
+                      : scheme.empty() && !flag(member(step, "add_prefix_space"), true) ? BlankPrefix::never
+                                                                                        : BlankPrefix::always;
+    }
+    if (result.split_blanks && !found) refuse("WhitespaceSplit without Metaspace is not supported");
+    return result;
+  }
+
+  /// The normaliser's steps, less those that spell blanks as U+2581: these become `spelling`, with Metaspace's rules where there is one.
+  Normalizer without_spelling(Metaspace& spelling, bool& spells_blanks) const {
+    Normalizer result;
+    bool spelled = false;
+    for (const json& step : steps(member(document_, "normalizer"), "normalizers")) {
+      const std::string type = text_of(member(step, "type"));
+      if (type == "Prepend" && text_of(member(step, "prepend")) == "\u2581") {
+        spelling.prefix = BlankPrefix::always;
+        spelling.prefix_again = true;
+        spelled = true;
+      } else if (type == "Replace" && text_of(member(member(step, "pattern"), "String")) == " " &&
+                 text_of(member(step, "content")) == "\u2581") {
+        spells_blanks = true;
+        spelled = true;
+      } else {
+        if (spelled) refuse_step("normalizer after the spelling of blanks", step);
+        result.add(normalizer_step(step));
+      }
+    }
+    return result;
+  }
+
+  void mark_byte_tokens(const json& model) {
+    if (!flag(member(model, "byte_fallback"), false)) return;
+    for (int byte = 0; byte < 256; ++byte)
+      if (const auto id = parts_.vocabulary.find(fmt::format("<0x{:02X}>", byte))) parts_.vocabulary.set_kind(*id, TokenKind::byte);
   }
 
   std::shared_ptr<const Tokenizer> sentence_piece(const json& model) {
     SentencePiece::Options options;
-    options.add_space_prefix = false;
+    options.metaspace = metaspace();
     options.fuse_unknown = flag(member(model, "fuse_unk"), false);
-    bool replaces_blanks = false;
-    for (const json& step : steps(member(document_, "normalizer"), "normalizers")) {
-      const std::string type = text_of(member(step, "type"));
-      if (type == "Prepend" && text_of(member(step, "prepend")) == "\u2581")
-        options.add_space_prefix = true;
-      else if (type == "Replace" && text_of(member(member(step, "pattern"), "String")) == " " &&
-               text_of(member(step, "content")) == "\u2581")
-        replaces_blanks = true;
-      else
-        refuse_step("normalizer", step);
-    }
-    if (!replaces_blanks || !member(document_, "pre_tokenizer").is_null()) {
-      if (!replaces_blanks) refuse("BPE that is neither byte-level nor replaces blanks by U+2581 is not supported");
-      refuse_step("pre_tokenizer", member(document_, "pre_tokenizer"));
-    }
-    if (flag(member(model, "byte_fallback"), false)) {
-      for (int byte = 0; byte < 256; ++byte)
-        if (const auto id = parts_.vocabulary.find(fmt::format("<0x{:02X}>", byte))) parts_.vocabulary.set_kind(*id, TokenKind::byte);
-    }
-    return std::make_shared<SentencePiece>(std::move(parts_), merges(model), options, file_);
+    bool spells_blanks = !member(document_, "pre_tokenizer").is_null();
+    Normalizer normalizer = without_spelling(options.metaspace, spells_blanks);
+    if (!spells_blanks) refuse("BPE that is neither byte-level nor replaces blanks by U+2581 is not supported");
+    mark_byte_tokens(model);
+    return std::make_shared<SentencePiece>(std::move(parts_), merges(model), options, file_, std::move(normalizer));
+  }
+
+  std::shared_ptr<const Tokenizer> unigram(const json& model) {
+    Unigram::Options options;
+    options.metaspace = metaspace();
+    bool spells_blanks = !member(document_, "pre_tokenizer").is_null();
+    Normalizer normalizer = without_spelling(options.metaspace, spells_blanks);
+    if (!spells_blanks) refuse("a unigram tokeniser that does not spell blanks as U+2581 is not supported");
+    mark_byte_tokens(model);
+    // Added tokens behind the vocabulary have no score; none is needed, as they are found before.
+    scores_.resize(static_cast<std::size_t>(parts_.vocabulary.size()), 0.0);
+    return std::make_shared<Unigram>(std::move(parts_), std::move(scores_), std::move(normalizer), options, file_);
   }
 
   std::shared_ptr<const Tokenizer> word_piece(const json& model) {
@@ -275,6 +378,7 @@ class JsonLoader {
   std::string file_;
   json document_, config_;
   TokenizerParts parts_;
+  std::vector<double> scores_;  ///< of a unigram model
 };
 
 }  // namespace

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 
 #include "base/error.h"
 #include "engine/io/quoted.h"
@@ -12,23 +11,12 @@
 namespace expctr {
 namespace {
 
-constexpr std::string_view blank = "\u2581";
-
 std::size_t character_length(std::string_view text) { return std::max<std::size_t>(1, utf8_length(text)); }
-
-/// 0..255 for a token spelled <0xAB>, else -1.
-int spelled_byte(std::string_view text) {
-  if (text.size() != 6 || !text.starts_with("<0x") || text.back() != '>') return -1;
-  int byte = 0;
-  const auto [end, error] = std::from_chars(text.data() + 3, text.data() + 5, byte, 16);
-  return error == std::errc() && end == text.data() + 5 && byte >= 0 ? byte : -1;
-}
 
 }  // namespace
 
 SentencePiece::SentencePiece(TokenizerParts parts, std::span<const float> scores, Options options)
-    : Tokenizer(std::move(parts)), options_(options) {
-  index_tokens();
+    : Tokenizer(std::move(parts)), options_(options), bytes_(tokens()) {
   std::vector<std::int32_t> order;
   for (std::int32_t id = 0; id < tokens().size(); ++id)
     if (merges_to(id)) order.push_back(id);
@@ -57,9 +45,8 @@ SentencePiece::SentencePiece(TokenizerParts parts, std::span<const float> scores
 }
 
 SentencePiece::SentencePiece(TokenizerParts parts, const std::vector<std::pair<std::string, std::string>>& merges, Options options,
-                             const std::string& file)
-    : Tokenizer(std::move(parts)), options_(options), merges_(merges.size()) {
-  index_tokens();
+                             const std::string& file, Normalizer normalizer)
+    : Tokenizer(std::move(parts)), options_(options), normalizer_(std::move(normalizer)), merges_(merges.size()), bytes_(tokens()) {
   for (std::size_t rank = 0; rank < merges.size(); ++rank) {
     const auto& [left, right] = merges[rank];
     const auto left_id = tokens().find(left), right_id = tokens().find(right), id = tokens().find(left + right);
@@ -68,15 +55,6 @@ SentencePiece::SentencePiece(TokenizerParts parts, const std::vector<std::pair<s
                                    quoted_text(right)),
                        "vocabulary and merges do not belong together; fetch the model again");
     merges_.insert(*left_id, *right_id, {static_cast<std::int32_t>(rank), *id});
-  }
-}
-
-void SentencePiece::index_tokens() {
-  byte_ids_.fill(-1);
-  for (std::int32_t id = 0; id < tokens().size(); ++id) {
-    if (tokens().kind(id) != TokenKind::byte) continue;
-    const int byte = spelled_byte(tokens().text(id));
-    if (byte >= 0 && byte_ids_[static_cast<std::size_t>(byte)] < 0) byte_ids_[static_cast<std::size_t>(byte)] = id;
   }
 }
 
@@ -96,23 +74,19 @@ std::int32_t SentencePiece::symbol_of(std::string_view text) const {
   return found == part_symbols_.end() ? -1 : found->second;
 }
 
-void SentencePiece::encode_fragment(std::string_view text, std::vector<std::int32_t>& ids) const {
-  std::string spelled;
-  spelled.reserve(text.size() + text.size() / 2);
-  if (options_.add_space_prefix) spelled = blank;
-  for (const char c : text) {
-    if (c == ' ')
-      spelled += blank;
-    else
-      spelled += c;
-  }
+void SentencePiece::encode_fragment(std::string_view text, bool at_start, std::vector<std::int32_t>& ids) const {
+  std::string changed;
+  if (!normalizer_.empty()) text = changed = normalizer_.apply(text);
+  for (const std::string& piece : options_.metaspace.spell(text, at_start)) encode_piece(piece, ids);
+}
 
+void SentencePiece::encode_piece(std::string_view spelled, std::vector<std::int32_t>& ids) const {
   // A character without symbol waits as a negative number: those never merge.
   std::vector<std::int32_t> symbols;
   constexpr std::int32_t first_unknown = -10;
   std::vector<std::string_view> unknown;
   for (std::size_t i = 0; i < spelled.size();) {
-    const std::string_view character = std::string_view(spelled).substr(i, character_length(std::string_view(spelled).substr(i)));
+    const std::string_view character = spelled.substr(i, character_length(spelled.substr(i)));
     std::int32_t symbol = symbol_of(character);
     if (symbol < 0) {
       symbol = first_unknown - static_cast<std::int32_t>(unknown.size());
@@ -133,13 +107,8 @@ void SentencePiece::encode_fragment(std::string_view text, std::vector<std::int3
     }
     const std::string_view character = symbol < 0 ? unknown[static_cast<std::size_t>(first_unknown - symbol)]
                                                   : std::string_view(part_texts_[static_cast<std::size_t>(symbol - tokens().size())]);
-    const bool has_bytes =
-        std::all_of(character.begin(), character.end(), [&](char c) { return byte_ids_[static_cast<unsigned char>(c)] >= 0; });
-    if (has_bytes) {
-      for (const char c : character) ids.push_back(byte_ids_[static_cast<unsigned char>(c)]);
-    } else if (!(after_unknown && options_.fuse_unknown)) {
-      append_unknown(character, ids);
-    }
+    const bool has_bytes = bytes_.append(character, ids);
+    if (!has_bytes && !(after_unknown && options_.fuse_unknown)) append_unknown(character, ids);
     after_unknown = !has_bytes;
   }
 }
@@ -150,16 +119,7 @@ std::string SentencePiece::plain_bytes(std::int32_t id) const {
     const int byte = spelled_byte(text);
     if (byte >= 0) return std::string(1, static_cast<char>(byte));
   }
-  std::string bytes;
-  for (std::size_t i = 0; i < text.size();) {
-    if (text.compare(i, blank.size(), blank) == 0) {
-      bytes += ' ';
-      i += blank.size();
-    } else {
-      bytes += text[i++];
-    }
-  }
-  return bytes;
+  return unspell_blanks(text);
 }
 
 }  // namespace expctr

@@ -1,7 +1,6 @@
 // SentencePiece-type byte-pair encoding with byte fallback: Llama 2, Mistral, stories260K.
 #pragma once
 
-#include <array>
 #include <span>
 #include <string>
 #include <string_view>
@@ -9,6 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "data/tokenizer/byte_tokens.h"
+#include "data/tokenizer/metaspace.h"
+#include "data/tokenizer/normalizer.h"
 #include "data/tokenizer/pair_merge.h"
 #include "data/tokenizer/tokenizer.h"
 
@@ -19,8 +21,8 @@ namespace expctr {
 class SentencePiece : public Tokenizer {
  public:
   struct Options {
-    bool add_space_prefix = true;  ///< a blank before each stretch of text that is not empty
-    bool fuse_unknown = false;     ///< neighbouring unknown characters give one unknown token; matters without byte tokens
+    Metaspace metaspace = {.prefix_again = true};
+    bool fuse_unknown = false;  ///< neighbouring unknown characters give one unknown token; matters without byte tokens
   };
 
   /// As GGUF stores it: two neighbours merge when their texts together are a token, the one with the highest score first.
@@ -28,21 +30,22 @@ class SentencePiece : public Tokenizer {
 
   /// As tokenizer.json stores it: merges in order of rank. Throws InputError for parts that are no tokens.
   SentencePiece(TokenizerParts parts, const std::vector<std::pair<std::string, std::string>>& merges, Options options,
-                const std::string& file);
+                const std::string& file, Normalizer normalizer = {});
 
  protected:
-  void encode_fragment(std::string_view text, std::vector<std::int32_t>& ids) const override;
+  void encode_fragment(std::string_view text, bool at_start, std::vector<std::int32_t>& ids) const override;
   std::string plain_bytes(std::int32_t id) const override;
-  bool strips_first_blank() const override { return options_.add_space_prefix; }
+  bool strips_first_blank() const override { return options_.metaspace.prefix != BlankPrefix::never; }
 
  private:
-  void index_tokens();
+  void encode_piece(std::string_view piece, std::vector<std::int32_t>& ids) const;
   bool merges_to(std::int32_t id) const;
   std::int32_t symbol_of(std::string_view text) const;
 
   Options options_;
+  Normalizer normalizer_;
   PairTable merges_;
-  std::array<std::int32_t, 256> byte_ids_;
+  ByteTokens bytes_;
   /// Characters that are parts of tokens without being tokens: symbols beyond the vocabulary, which may merge but never stay.
   std::unordered_map<std::string, std::int32_t> part_symbols_;
   std::vector<std::string> part_texts_;  ///< of symbol vocabulary() + i

@@ -21,7 +21,7 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool parse_sp
     if (fragment.id >= 0)
       ids.push_back(fragment.id);
     else
-      encode_fragment(fragment.text, ids);
+      encode_fragment(fragment.text, fragment.text.data() == text.data(), ids);
   }
   return ids;
 }

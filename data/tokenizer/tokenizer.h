@@ -71,8 +71,8 @@ class Tokenizer {
  protected:
   explicit Tokenizer(TokenizerParts parts);
   const Vocabulary& tokens() const { return parts_.vocabulary; }
-  /// Appends the ids of text without special tokens; the text is not empty.
-  virtual void encode_fragment(std::string_view text, std::vector<std::int32_t>& ids) const = 0;
+  /// Appends the ids of text without special tokens; the text is not empty. `at_start`: nothing stands before it.
+  virtual void encode_fragment(std::string_view text, bool at_start, std::vector<std::int32_t>& ids) const = 0;
   /// Bytes of a token that is not a control token.
   virtual std::string plain_bytes(std::int32_t id) const = 0;
   /// True when a decoded text loses one blank at its start.
@@ -88,10 +88,10 @@ class Tokenizer {
 /// The tokeniser of a model: a .gguf file, a Hugging Face folder, or a tokenizer.json. Throws InputError naming file and fault.
 std::shared_ptr<const Tokenizer> load_tokenizer(const std::filesystem::path& model);
 
-/// From the metadata tokenizer.ggml.*: model gpt2 (byte-level BPE), llama (SentencePiece BPE) or bert (WordPiece).
+/// From the metadata tokenizer.ggml.*: model gpt2 (byte-level BPE), llama (SentencePiece BPE), t5 (unigram) or bert (WordPiece).
 std::shared_ptr<const Tokenizer> tokenizer_from_gguf(const GgufFile& file);
 
-/// From a tokenizer.json of types BPE (byte-level, or with byte fallback) and WordPiece; tokenizer_config.json beside it, where there is
+/// From a tokenizer.json of types BPE (byte-level, or with byte fallback), Unigram and WordPiece; tokenizer_config.json beside it, where there is
 /// one, gives the roles of the special tokens and the chat template. Truncation and padding are not followed, which notes() says.
 std::shared_ptr<const Tokenizer> tokenizer_from_json(const std::filesystem::path& tokenizer_json);
 

@@ -28,7 +28,9 @@ utf8proc_category_t category(std::uint32_t code_point) { return utf8proc_categor
 
 }  // namespace
 
-std::string compose(std::string_view text) { return map(text, UTF8PROC_STABLE | UTF8PROC_COMPOSE); }
+std::string normal_form(std::string_view text, bool composed, bool compatibility) {
+  return map(text, UTF8PROC_STABLE | (composed ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compatibility ? UTF8PROC_COMPAT : 0));
+}
 
 std::u32string decompose(std::string_view text) {
   const std::string mapped = map(text, UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
@@ -61,10 +63,31 @@ bool is_punctuation(std::uint32_t code_point) {
   return kind >= UTF8PROC_CATEGORY_PC && kind <= UTF8PROC_CATEGORY_PO;
 }
 
+bool is_mark(std::uint32_t code_point) {
+  const utf8proc_category_t kind = category(code_point);
+  return kind >= UTF8PROC_CATEGORY_MN && kind <= UTF8PROC_CATEGORY_ME;
+}
+
 bool is_nonspacing_mark(std::uint32_t code_point) { return category(code_point) == UTF8PROC_CATEGORY_MN; }
 
 std::uint32_t lower(std::uint32_t code_point) {
   return static_cast<std::uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(code_point)));
+}
+
+std::vector<std::string_view> graphemes(std::string_view text) {
+  std::vector<std::string_view> result;
+  utf8proc_int32_t state = 0, before = 0;
+  std::size_t start = 0;
+  for (std::size_t i = 0; i < text.size(); i += utf8_length(text.substr(i))) {
+    const auto now = static_cast<utf8proc_int32_t>(utf8_code_point(text.substr(i)));
+    if (i > 0 && utf8proc_grapheme_break_stateful(before, now, &state)) {
+      result.push_back(text.substr(start, i - start));
+      start = i;
+    }
+    before = now;
+  }
+  if (start < text.size()) result.push_back(text.substr(start));
+  return result;
 }
 
 }  // namespace expctr::unicode

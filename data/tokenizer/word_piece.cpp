@@ -107,7 +107,7 @@ void WordPiece::encode_word(const std::string& word, std::vector<std::int32_t>& 
   }
 }
 
-void WordPiece::encode_fragment(std::string_view text, std::vector<std::int32_t>& ids) const {
+void WordPiece::encode_fragment(std::string_view text, bool /*at_start*/, std::vector<std::int32_t>& ids) const {
   for (const std::string& word : words(text)) encode_word(word, ids);
 }
 

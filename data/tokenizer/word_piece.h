@@ -27,7 +27,7 @@ class WordPiece : public Tokenizer {
   WordPiece(TokenizerParts parts, std::string start, std::string inside, Options options, const std::string& file);
 
  protected:
-  void encode_fragment(std::string_view text, std::vector<std::int32_t>& ids) const override;
+  void encode_fragment(std::string_view text, bool at_start, std::vector<std::int32_t>& ids) const override;
   /// A piece that begins a word carries a blank before it.
   std::string plain_bytes(std::int32_t id) const override;
   bool strips_first_blank() const override { return true; }

@@ -2,11 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "base/error.h"
 #include "base/kernels/elementwise.h"
 #include "base/kernels/embedding.h"
+#include "base/kernels/embedding_rows.h"
 #include "engine/core/run.h"
 
 namespace expctr {
@@ -33,7 +35,8 @@ RowGradient merge(const RowGradient& first, const RowGradient& second) {
   require_row_gradient_shapes(second);
   require_same_place("row gradient", first.rows, second.rows);
   require_shape("row gradient", "rows", second.rows, {second.rows.dim(0), first.rows.dim(1)}, "rows of one width");
-  const std::vector<std::int32_t> a = first.ids.to_vector<std::int32_t>(), b = second.ids.to_vector<std::int32_t>();
+  std::vector<std::int32_t> a = first.ids.to_vector<std::int32_t>(), b = second.ids.to_vector<std::int32_t>();
+  for (std::vector<std::int32_t>* list : {&a, &b}) list->erase(std::find(list->begin(), list->end(), no_row), list->end());
   std::vector<std::int32_t> ids, from_a, from_b;
   for (std::size_t i = 0, j = 0; i < a.size() || j < b.size();) {
     const bool take_a = i < a.size() && (j >= b.size() || a[i] <= b[j]), take_b = j < b.size() && (i >= a.size() || b[j] <= a[i]);

@@ -7,8 +7,8 @@ namespace expctr {
 
 /// d loss / d table[ids[i]] = rows[i]; all other rows have none. Both are undefined where nothing has been accumulated.
 struct RowGradient {
-  Tensor ids;   ///< [n] i32, ascending, each once
-  Tensor rows;  ///< [n, width], the table's dtype
+  Tensor ids;   ///< [n] i32, ascending, each once; on CUDA fillers no_row may follow (the number of ids is not known without waiting)
+  Tensor rows;  ///< [n, width], the table's dtype; zeros beside fillers
 };
 
 /// Adds a contribution to the gradient of a leaf marked with require_row_gradient(). Its ids ascend, each once. Rows of an id that both

@@ -7,8 +7,10 @@
 #include "base/error.h"
 #include "base/kernels/embedding.h"
 #include "engine/autograd/tape.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
 #include "engine/ops/elementwise.h"
+#include "engine/ops/layout.h"
 
 namespace expctr {
 
@@ -37,6 +39,8 @@ Shape with_extent(const Shape& shape, int axis, std::int64_t extent) {
 }  // namespace
 
 Tensor concat(std::span<const Tensor> parts, int axis) {
+  const OpScope scope("concat", parts);
+  if (!scope.dense()) return concat(dense(parts), axis);
   if (parts.empty()) throw ShapeError("concat: no parts");
   const int at = axis_of("concat", parts[0], axis);
   std::int64_t total = 0;
@@ -67,6 +71,8 @@ Tensor concat(std::span<const Tensor> parts, int axis) {
 }
 
 Tensor slice(const Tensor& x, int axis, std::int64_t begin, std::int64_t count) {
+  const OpScope scope("slice", x);
+  if (!scope.dense()) return slice(dense(x), axis, begin, count);
   const int at = axis_of("slice", x, axis);
   if (begin < 0 || count < 0 || count > x.dim(at) || begin > x.dim(at) - count) {
     throw ShapeError(fmt::format("slice: {} entries from {} along axis {} of {}", count, begin, at, x.shape().text()));
@@ -80,6 +86,8 @@ Tensor slice(const Tensor& x, int axis, std::int64_t begin, std::int64_t count) 
 }
 
 Tensor take_along(const Tensor& x, const Tensor& index, int axis) {
+  const OpScope scope("take_along", x, index);
+  if (!scope.dense()) return take_along(dense(x), dense(index), axis);
   const int at = axis_of("take_along", x, axis);
   const bool vectors = index.rank() == at + 1 && index.rank() < x.rank();
   bool fits = vectors || index.rank() == x.rank();
@@ -99,6 +107,8 @@ Tensor take_along(const Tensor& x, const Tensor& index, int axis) {
 }
 
 Tensor scatter_rows(const Tensor& x, const Tensor& index, std::int64_t rows) {
+  const OpScope scope("scatter_rows", x, index);
+  if (!scope.dense()) return scatter_rows(dense(x), dense(index), rows);
   require_rank("scatter_rows", "x", x, 2);
   require_shape("scatter_rows", "index", index, {x.dim(0)}, "one index per row of x");
   if (rows < 0) throw ShapeError(fmt::format("scatter_rows: {} rows", rows));
@@ -114,6 +124,8 @@ Tensor scatter_rows(const Tensor& x, const Tensor& index, std::int64_t rows) {
 }
 
 Tensor pad_rows(const Tensor& x, const Tensor& offsets, std::int64_t length, PadSide side) {
+  const OpScope scope("pad_rows", x, offsets);
+  if (!scope.dense()) return pad_rows(dense(x), dense(offsets), length, side);
   require_rank("pad_rows", "x", x, 2);
   require_rank("pad_rows", "offsets", offsets, 1);
   if (offsets.dim(0) < 1 || length < 0) throw ShapeError(fmt::format("pad_rows: offsets {} and length {}", offsets.shape().text(), length), "batch + 1 offsets are needed");
@@ -124,6 +136,8 @@ Tensor pad_rows(const Tensor& x, const Tensor& offsets, std::int64_t length, Pad
 }
 
 Tensor pack_rows(const Tensor& x, const Tensor& offsets, std::int64_t rows, PadSide side) {
+  const OpScope scope("pack_rows", x, offsets);
+  if (!scope.dense()) return pack_rows(dense(x), dense(offsets), rows, side);
   require_rank("pack_rows", "x", x, 3);
   require_shape("pack_rows", "offsets", offsets, {x.dim(0) + 1}, "batch + 1 offsets");
   if (rows < 0) throw ShapeError(fmt::format("pack_rows: {} rows", rows));

@@ -4,12 +4,21 @@
 
 #include "base/error.h"
 #include "engine/autograd/tape.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/layout.h"
 
 namespace expctr {
 
 Tensor batch_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, const Tensor& running_mean, const Tensor& running_variance,
                   const BatchNormOptions& options) {
+  const OpScope scope("batch_norm", x, gain, bias, running_mean, running_variance);
+  if (!scope.dense()) {
+    WrittenInPlace written;
+    Tensor y = batch_norm(dense(x), dense(gain), dense(bias), written(running_mean), written(running_variance), options);
+    written.copy_back();
+    return y;
+  }
   require_rank("batch_norm", "x", x, 2);
   const DType vector_dtype = x.dtype() == DType::bf16 ? DType::f32 : x.dtype();
   const auto require_vector = [&](const char* name, const Tensor& vector) {

@@ -4,11 +4,15 @@
 
 #include "base/error.h"
 #include "engine/autograd/tape.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/layout.h"
 
 namespace expctr {
 
 CholeskyFactor cholesky(const Tensor& a) {
+  const OpScope scope("cholesky", a);
+  if (!scope.dense()) return cholesky(dense(a));
   require_rank("cholesky", "a", a, 3);
   require_shape("cholesky", "a", a, {a.dim(0), a.dim(1), a.dim(1)}, "square matrices");
   CholeskyFactor result{a.empty_like(), Tensor::empty({a.dim(0)}, DType::i32, a.device())};
@@ -17,6 +21,8 @@ CholeskyFactor cholesky(const Tensor& a) {
 }
 
 Tensor cholesky_solve(const Tensor& factor, const Tensor& b) {
+  const OpScope scope("cholesky_solve", factor, b);
+  if (!scope.dense()) return cholesky_solve(dense(factor), dense(b));
   require_rank("cholesky_solve", "factor", factor, 3);
   require_rank("cholesky_solve", "b", b, 3);
   require_same_place("cholesky_solve", factor, b);

@@ -6,6 +6,7 @@
 #include "engine/autograd/tape.h"
 #include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/embedding_rows.h"
 #include "engine/ops/layout.h"
 
 namespace expctr {
@@ -17,7 +18,13 @@ Tensor gather(const Tensor& table, const Tensor& ids, std::int64_t frozen_row) {
   require_rank("gather", "ids", ids, 1);
   Tensor y = Tensor::empty({ids.dim(0), table.dim(1)}, table.dtype() == DType::f64 ? DType::f64 : DType::f32, table.device());
   run(table.device(), Gather{table, ids, y});
-  return record("gather", y, {table}, [=](const Tensor& dy, const GradientSlots& d) { run(table.device(), GatherBackward{frozen_row, dy, ids, d[0], {}}); });
+  return record("gather", y, {table}, [=](const Tensor& dy, const GradientSlots& d) {
+    if (!table.wants_row_gradient()) return run(table.device(), GatherBackward{frozen_row, dy, ids, d[0], {}});
+    const SortedIds sorted = sort_ids(std::vector<IdSpace>{{table.dim(0), frozen_row}}, std::vector<Tensor>{ids}, std::vector<int>{0});
+    const std::int64_t width = table.dim(1);
+    accumulate_row_gradient(table, reduce_rows(dy.reshape({dy.size()}), sorted, std::vector<ListPlace>{{0, width}}, std::vector<Tensor>(1),
+                                               std::vector<std::int64_t>{width})[0]);
+  });
 }
 
 Tensor concat_columns(std::span<const Tensor> parts) {

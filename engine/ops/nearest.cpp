@@ -3,11 +3,15 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/layout.h"
 
 namespace expctr {
 
 NearestResult nearest(const Tensor& x, const Tensor& codebook, std::int64_t k) {
+  const OpScope scope("nearest", x, codebook);
+  if (!scope.dense()) return nearest(dense(x), dense(codebook), k);
   require_rank("nearest", "x", x, 2);
   require_rank("nearest", "codebook", codebook, 2);
   require_same_place("nearest", x, codebook);

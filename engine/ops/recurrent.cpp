@@ -4,8 +4,10 @@
 
 #include "base/error.h"
 #include "engine/autograd/tape.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
 #include "engine/ops/elementwise.h"
+#include "engine/ops/layout.h"
 #include "engine/ops/matmul.h"
 #include "engine/ops/recurrent_library.h"
 
@@ -64,6 +66,8 @@ void check(const char* op, RecurrentCell cell, const Tensor& x, const RecurrentW
 
 /// The input product takes all time steps, so padding must be numbers: it becomes zeros.
 Tensor inside(const Tensor& x, const Tensor& lengths) { return lengths.defined() ? mask_padding(x, lengths) : x; }
+
+RecurrentWeights dense_weights(const RecurrentWeights& w) { return {dense(w.input), dense(w.hidden), dense(w.bias_input), dense(w.bias_hidden)}; }
 
 /// x is zero where it is padding.
 RecurrentStates run_layer(const char* op, RecurrentCell cell, const Tensor& x, const RecurrentWeights& w, const Tensor& attention,
@@ -131,12 +135,16 @@ void check_attention(const char* op, const Tensor& x, const Tensor& attention) {
 }  // namespace
 
 RecurrentStates gru(const Tensor& x, const RecurrentWeights& weights, const Tensor& lengths, const Tensor& initial) {
+  const OpScope scope("gru", x, weights.input, weights.hidden, weights.bias_input, weights.bias_hidden, lengths, initial);
+  if (!scope.dense()) return gru(dense(x), dense_weights(weights), dense(lengths), dense(initial));
   check("gru", RecurrentCell::gru, x, weights, lengths, initial, {});
   return run_layer("gru", RecurrentCell::gru, inside(x, lengths), weights, {}, lengths, initial, {});
 }
 
 RecurrentStates augru(const Tensor& x, const RecurrentWeights& weights, const Tensor& attention, const Tensor& lengths,
                       const Tensor& initial) {
+  const OpScope scope("augru", x, weights.input, weights.hidden, weights.bias_input, weights.bias_hidden, attention, lengths, initial);
+  if (!scope.dense()) return augru(dense(x), dense_weights(weights), dense(attention), dense(lengths), dense(initial));
   check("augru", RecurrentCell::augru, x, weights, lengths, initial, {});
   check_attention("augru", x, attention);
   return run_layer("augru", RecurrentCell::augru, inside(x, lengths), weights, attention, lengths, initial, {});
@@ -144,6 +152,8 @@ RecurrentStates augru(const Tensor& x, const RecurrentWeights& weights, const Te
 
 RecurrentStates aigru(const Tensor& x, const RecurrentWeights& weights, const Tensor& attention, const Tensor& lengths,
                       const Tensor& initial) {
+  const OpScope scope("aigru", x, weights.input, weights.hidden, weights.bias_input, weights.bias_hidden, attention, lengths, initial);
+  if (!scope.dense()) return aigru(dense(x), dense_weights(weights), dense(attention), dense(lengths), dense(initial));
   check("aigru", RecurrentCell::gru, x, weights, lengths, initial, {});
   check_attention("aigru", x, attention);
   const Tensor weighted = multiply(inside(x, lengths), inside(attention.reshape({x.dim(0), x.dim(1), 1}), lengths));
@@ -152,11 +162,15 @@ RecurrentStates aigru(const Tensor& x, const RecurrentWeights& weights, const Te
 
 RecurrentStates lstm(const Tensor& x, const RecurrentWeights& weights, const Tensor& lengths, const Tensor& initial,
                      const Tensor& initial_cell) {
+  const OpScope scope("lstm", x, weights.input, weights.hidden, weights.bias_input, weights.bias_hidden, lengths, initial, initial_cell);
+  if (!scope.dense()) return lstm(dense(x), dense_weights(weights), dense(lengths), dense(initial), dense(initial_cell));
   check("lstm", RecurrentCell::lstm, x, weights, lengths, initial, initial_cell);
   return run_layer("lstm", RecurrentCell::lstm, inside(x, lengths), weights, {}, lengths, initial, initial_cell);
 }
 
 Tensor mask_padding(const Tensor& x, const Tensor& lengths) {
+  const OpScope scope("mask_padding", x, lengths);
+  if (!scope.dense()) return mask_padding(dense(x), dense(lengths));
   require_rank("mask_padding", "x", x, 3);
   require_shape("mask_padding", "lengths", lengths, {x.dim(0)}, "one length a row");
   Tensor y = x.empty_like();

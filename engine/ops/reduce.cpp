@@ -8,6 +8,7 @@
 #include "engine/autograd/tape.h"
 #include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/elementwise.h"
 #include "engine/ops/layout.h"
 
 namespace expctr {
@@ -46,12 +47,18 @@ Tensor segment_mean(const Tensor& x, const Tensor& offsets) {
 }
 
 Tensor squared_norm(std::span<const Tensor> tensors) {
-  const OpScope scope("global_norm", tensors);
+  const OpScope scope("squared_norm", tensors);
   if (!scope.dense()) return squared_norm(dense(tensors));
   if (tensors.empty()) throw ShapeError("squared_norm: no tensors", "pass at least one");
   std::vector<View> views;
   views.reserve(tensors.size());
-  for (const Tensor& tensor : tensors) views.push_back(tensor.view());
+  std::vector<Tensor> floats;  // the CPU kernel reads f32 and f64
+  for (const Tensor& tensor : tensors) {
+    if (tensor.dtype() == DType::bf16 && !tensor.device().is_cuda())
+      views.push_back(floats.emplace_back(convert(tensor.detached(), DType::f32)).view());
+    else
+      views.push_back(tensor.view());
+  }
   Tensor total = Tensor::empty({1}, DType::f64, tensors[0].device());
   run(tensors[0].device(), SquaredNorm{views.data(), static_cast<int>(views.size()), total, {}});
   return total;

@@ -17,7 +17,7 @@ inline Tensor mean_all(const Tensor& x) { return sum_all(x, x.size() == 0 ? 0.0 
 /// x [rows, width], offsets [segments + 1] i32 -> [segments, width]: mean of each segment's rows; zero for an empty one.
 Tensor segment_mean(const Tensor& x, const Tensor& offsets);
 
-/// Sum of squares of all elements of all tensors, f32, f64 or (on CUDA) bf16, all on one device -> [1] f64 on that device. no_gradient.
+/// Sum of squares of all elements of all tensors, f32, f64 or bf16, all on one device -> [1] f64 on that device. no_gradient.
 /// Throws ShapeError when there are no tensors.
 Tensor squared_norm(std::span<const Tensor> tensors);
 /// Square root of the sum of squares of all elements of all tensors (all on one device). no_gradient.

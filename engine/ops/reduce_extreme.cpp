@@ -6,7 +6,9 @@
 
 #include "base/error.h"
 #include "engine/autograd/tape.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/layout.h"
 
 namespace expctr {
 
@@ -41,6 +43,8 @@ Folded fold(const char* op, const Tensor& x, int axis) {
 }
 
 Extreme extreme(const char* op, bool maximum, const Tensor& x, int axis) {
+  const OpScope scope(op, x);
+  if (!scope.dense()) return extreme(op, maximum, dense(x), axis);
   const Folded f = fold(op, x, axis);
   Tensor y = Tensor::empty(f.rest, x.dtype(), x.device()), index = Tensor::empty(f.rest, DType::i32, x.device());
   const Shape flat{f.folded[0], f.folded[2]};
@@ -58,6 +62,8 @@ Extreme reduce_max(const Tensor& x, int axis) { return extreme("reduce_max", tru
 Extreme reduce_min(const Tensor& x, int axis) { return extreme("reduce_min", false, x, axis); }
 
 Tensor argmax(const Tensor& x, int axis) {
+  const OpScope scope("argmax", x);
+  if (!scope.dense()) return argmax(dense(x), axis);
   const Folded f = fold("argmax", x, axis);
   Tensor index = Tensor::empty(f.rest, DType::i32, x.device());
   run(x.device(), ExtremeForward{true, x.reshape(f.folded), {}, index.reshape({f.folded[0], f.folded[2]}), {}});
@@ -65,6 +71,8 @@ Tensor argmax(const Tensor& x, int axis) {
 }
 
 Tensor sum_axes(const Tensor& x, std::span<const int> axes, double scale) {
+  const OpScope scope("sum_axes", x);
+  if (!scope.dense()) return sum_axes(dense(x), axes, scale);
   std::vector<int> order;
   for (const int axis : axes) order.push_back(axis_of("sum_axes", x, axis));
   std::sort(order.begin(), order.end(), std::greater<>());

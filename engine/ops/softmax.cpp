@@ -6,7 +6,9 @@
 
 #include "base/error.h"
 #include "engine/autograd/tape.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/layout.h"
 
 namespace expctr {
 
@@ -24,6 +26,8 @@ void require_groups(const char* op, const char* name, const Tensor& tensor, std:
 }
 
 Tensor softmax_of(const char* op, bool logarithm, const Tensor& x, const SoftmaxMask& mask, double scale) {
+  const OpScope scope(op, x, mask.mask, mask.lengths);
+  if (!scope.dense()) return softmax_of(op, logarithm, dense(x), {dense(mask.mask), dense(mask.lengths)}, scale);
   if (x.rank() < 1) throw ShapeError(fmt::format("{}: x is {}", op, x.shape().text()), "softmax runs over the last axis");
   if (!(scale > 0.0) || !std::isfinite(scale)) throw ShapeError(fmt::format("{}: scale {}", op, scale), "the scale is positive");
   if (mask.mask.defined()) {

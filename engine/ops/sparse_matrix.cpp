@@ -8,7 +8,9 @@
 
 #include "base/error.h"
 #include "engine/autograd/tape.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/layout.h"
 
 namespace expctr {
 namespace {
@@ -22,6 +24,8 @@ void multiply(const SparseMatrix& a, const Tensor& x, const Tensor& y, bool accu
 }  // namespace
 
 Tensor sparse_matmul(const SparseMatrix& a, const SparseMatrix& a_transposed, const Tensor& x) {
+  const OpScope scope("sparse_matmul", x);
+  if (!scope.dense()) return sparse_matmul(a, a_transposed, dense(x));
   require_rank("sparse_matmul", "x", x, 2);
   require_rank("sparse_matmul", "offsets", a.offsets, 1);
   require_shape("sparse_matmul", "x", x, {a.columns, x.dim(1)}, "a row for every column of the matrix");

@@ -54,32 +54,6 @@ TEST_CASE("gather reads half precision and quantised tables with the bits of bas
   check(DType::q8_0, q8.data(), [&](std::int64_t i) { return dequantise(q8[i / 32], static_cast<int>(i % 32)); });
 }
 
-TEST_CASE("the gradient of gather has the bits of a loop over i in order") {
-  struct Case {
-    std::int64_t rows, width, n, frozen;
-    std::size_t shift;
-  };
-  for (const Case& c : std::vector<Case>{{1, 1, 1, -1, 0},
-                                         {5, 3, 0, -1, 0},
-                                         {5, 3, 40, 2, 0},
-                                         {255, 8, 3000, 0, 0},
-                                         {256, 8, 2500, -1, 4},
-                                         {70000, 4, 5000, 17, 0},
-                                         {3, 40, 2500, -1, 0},
-                                         {300, 33, 2049, 299, 0}}) {
-    std::vector<std::int32_t> ids = random_ids(c.n, 2, -1, static_cast<std::int32_t>(c.rows));
-    if (c.n > 100) ids[7] = static_cast<std::int32_t>(c.rows) - 1;
-    const std::vector<float> dy = random_floats(c.n * c.width, 3), old = random_floats(c.rows * c.width, 4);
-    const DeviceTensor g(dy, {c.n, c.width}, c.shift), it(ids, {c.n}), d(old, {c.rows, c.width});
-    launch(GatherBackward{c.frozen, g, it, d, {}});
-    std::vector<float> expected = old;
-    for (std::int64_t i = 0; i < c.n; ++i)
-      if (ids[i] >= 0 && ids[i] != c.frozen)
-        for (std::int64_t k = 0; k < c.width; ++k) expected[ids[i] * c.width + k] += dy[i * c.width + k];
-    CHECK(d.read() == expected);
-  }
-}
-
 TEST_CASE("an id past the table reads and writes nothing, and shows as NaN") {
   for (const std::int64_t width : {3, 4}) {
     const DeviceTensor table(std::vector<float>(2 * width, 1), {2, width}), ids(std::vector<std::int32_t>{2, 1, 1000000}, {3}),

@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <vector>
 
 namespace expctr {
 
@@ -36,9 +37,17 @@ struct GgufWriter {
   GgufWriter& key(std::string_view name, std::uint32_t type) { return text(name).number(type); }
   GgufWriter& string_entry(std::string_view name, std::string_view value) { return key(name, 8).text(value); }
   GgufWriter& u32_entry(std::string_view name, std::uint32_t value) { return key(name, 4).number(value); }
-  GgufWriter& string_array(std::string_view name, std::initializer_list<std::string_view> values) {
+  GgufWriter& bool_entry(std::string_view name, bool value) { return key(name, 7).number(static_cast<std::uint8_t>(value)); }
+  template <class Texts = std::initializer_list<std::string_view>>
+  GgufWriter& string_array(std::string_view name, const Texts& values) {
     key(name, 9).number(std::uint32_t{8}).number(std::uint64_t{values.size()});
     for (const std::string_view value : values) text(value);
+    return *this;
+  }
+  template <class T>
+  GgufWriter& number_array(std::string_view name, std::uint32_t element_type, const std::vector<T>& values) {
+    key(name, 9).number(element_type).number(std::uint64_t{values.size()});
+    for (const T value : values) number(value);
     return *this;
   }
   template <class T>

@@ -61,8 +61,8 @@ TEST_CASE("GGUF tokenisers that are refused, by fault") {
   check_gguf("no-model", GgufWriter{}.header(0, 1).u32_entry("x", 1), "no key 'tokenizer.ggml.model'");
   check_gguf("no-tokens", GgufWriter{}.header(0, 1).string_entry("tokenizer.ggml.model", "gpt2"), "no key 'tokenizer.ggml.tokens'");
   check_gguf("unknown-model",
-             GgufWriter{}.header(0, 2).string_entry("tokenizer.ggml.model", "t5").string_array("tokenizer.ggml.tokens", {"a"}),
-             "'t5' is not supported");
+             GgufWriter{}.header(0, 2).string_entry("tokenizer.ggml.model", "rwkv").string_array("tokenizer.ggml.tokens", {"a"}),
+             "'rwkv' is not supported");
   check_gguf("no-pre", GgufWriter{}.header(0, 2).string_entry("tokenizer.ggml.model", "gpt2").string_array("tokenizer.ggml.tokens", {"a"}),
              "tokenizer.ggml.pre");
   check_gguf("empty-vocabulary",
@@ -93,7 +93,20 @@ TEST_CASE("a character without token and without unknown token is an error, not 
 TEST_CASE("tokenizer.json files that are refused, by fault") {
   check_json("array", json::array(), "model.vocab is missing");
   check_json("no-vocab", {{"model", {{"type", "BPE"}}}}, "model.vocab is missing");
-  check_json("unigram", with(small_bpe(), "/model/type", "Unigram"), "'Unigram' is not supported");
+  check_json("unigram", with(small_bpe(), "/model/type", "Unigram"), "has the form of another type than 'Unigram'");
+  check_json("word-level", with(small_bpe(), "/model/type", "WordLevel"), "'WordLevel' is not supported");
+  const json unigram = {
+      {"model", {{"type", "Unigram"}, {"unk_id", 0}, {"vocab", json::array({json::array({"<unk>", 0.0}), json::array({"a", -1.5})})}}},
+      {"pre_tokenizer", {{"type", "Metaspace"}}}};
+  check_json("unigram-entry", with(unigram, "/model/vocab/1", "a"), "entry 1 of model.vocab");
+  check_json("unigram-score", with(unigram, "/model/vocab/1/1", "x"), "entry 1 of model.vocab");
+  check_json("unigram-unknown", with(unigram, "/model/unk_id", 2), "without unknown token");
+  check_json("unigram-metaspace", with(unigram, "/pre_tokenizer/replacement", "_"), "pre_tokenizer");
+  check_json("charsmap-base64", with(unigram, "/normalizer", {{"type", "Precompiled"}, {"precompiled_charsmap", "&&&&"}}), "is not base64");
+  check_json("charsmap-short", with(unigram, "/normalizer", {{"type", "Precompiled"}, {"precompiled_charsmap", "AAAA"}}),
+             "character map is too short");
+  check_json("charsmap-size", with(unigram, "/normalizer", {{"type", "Precompiled"}, {"precompiled_charsmap", "/////wAA"}}),
+             "impossible size");
   check_json("negative-id", with(small_bpe(), "/model/vocab/b", -1), "'b' has no usable id");
   check_json("text-id", with(small_bpe(), "/model/vocab/b", "1"), "'b' has no usable id");
   check_json("huge-id", with(small_bpe(), "/model/vocab/b", 1000000000), "'b' has no usable id");
@@ -101,8 +114,8 @@ TEST_CASE("tokenizer.json files that are refused, by fault") {
   check_json("same-id", with(small_bpe(), "/model/vocab/b", 0), "have the same id");
   check_json("merge-number", with(small_bpe(), "/model/merges/0", 7), "merge 0 is '7'");
   check_json("merge-of-strangers", with(small_bpe(), "/model/merges/0", "b a"), "merge 0 ('b' and 'a')");
-  check_json("unknown-normaliser", with(small_bpe(), "/normalizer", {{"type", "Lowercase"}}),
-             "normalizer '{\"type\":\"Lowercase\"}' is not supported");
+  check_json("unknown-normaliser", with(small_bpe(), "/normalizer", {{"type", "Titlecase"}}),
+             "normalizer '{\"type\":\"Titlecase\"}' is not supported");
   check_json(
       "unknown-cut",
       with(small_bpe(), "/pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {{{"type", "ByteLevel"}}, {{"type", "Whitespace"}}}}}),

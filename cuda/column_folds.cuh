@@ -12,15 +12,15 @@ namespace expctr::cuda {
 constexpr int column_slots = 16, column_lanes = block_threads / column_slots;
 
 /// How columns are cut; a function of shape and dtype alone.
-struct ColumnTiles {
+struct FoldPlan {
   bool packed = false;  ///< whole packets; else one column a thread
   std::int64_t rows = 0, width = 0, chunk = 0, chunks = 0;
   dim3 grid{};
   std::int64_t partials(int values) const { return chunks * values * width; }  ///< floats of scratch
 };
 
-inline ColumnTiles plan_column_tiles(std::int64_t rows, std::int64_t width, DType dtype, std::initializer_list<const void*> pointers) {
-  ColumnTiles plan;
+inline FoldPlan plan_folds(std::int64_t rows, std::int64_t width, DType dtype, std::initializer_list<const void*> pointers) {
+  FoldPlan plan;
   plan.packed = packed_rows(width, dtype, pointers);
   plan.rows = rows;
   plan.width = width;
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(block_threads)
 /// store(column, const float (&state)[values]) receives the whole column's.
 template <class Fold, class Store>
 __global__ void __launch_bounds__(block_threads)
-    finish_column_tiles_kernel(Fold fold, Store store, std::int64_t width, std::int64_t chunks, const float* partials) {
+    finish_columns_kernel(Fold fold, Store store, std::int64_t width, std::int64_t chunks, const float* partials) {
   constexpr int values = Fold::values;
   const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
   if (column >= width) return;
@@ -190,14 +190,14 @@ __global__ void __launch_bounds__(block_threads)
 }
 
 template <class T, class Fold, class Store>
-void reduce_columns(const char* name, const ColumnTiles& plan, Fold fold, Store store, float* scratch, Stream stream) {
+void reduce_columns(const char* name, const FoldPlan& plan, Fold fold, Store store, float* scratch, Stream stream) {
   if (plan.width == 0) return;
   if (plan.packed)
     column_partials_kernel<Fold, packet_size<T>><<<plan.grid, block_threads, 0, native(stream)>>>(fold, plan.rows, plan.width, plan.chunk, scratch);
   else
     column_partials_kernel<Fold, 1><<<plan.grid, block_threads, 0, native(stream)>>>(fold, plan.rows, plan.width, plan.chunk, scratch);
   check_launch(name);
-  finish_column_tiles_kernel<<<blocks_for(plan.width, block_threads), block_threads, 0, native(stream)>>>(fold, store, plan.width, plan.chunks, scratch);
+  finish_columns_kernel<<<blocks_for(plan.width, block_threads), block_threads, 0, native(stream)>>>(fold, store, plan.width, plan.chunks, scratch);
   check_launch(name);
 }
 
@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(block_threads) map_columns_kernel(Apply apply,
 }
 
 template <class T, class Apply>
-void map_columns(const char* name, const ColumnTiles& plan, Apply apply, Stream stream) {
+void map_columns(const char* name, const FoldPlan& plan, Apply apply, Stream stream) {
   if (plan.width == 0 || plan.rows == 0) return;
   if (plan.packed)
     map_columns_kernel<Apply, packet_size<T>><<<plan.grid, block_threads, 0, native(stream)>>>(apply, plan.rows, plan.width, plan.chunk);
