@@ -7,6 +7,7 @@
 #include "cpu/gemm_kernel.h"
 #include "cpu/kernel_table.h"
 #include "cpu/simd_avx512.h"
+#include "cpu/weight_kernel.h"
 
 namespace expctr::cpu {
 namespace {
@@ -30,8 +31,27 @@ struct Pairs {
   }
 };
 
+/// Values of a block as pairs of bf16. The conversion flushes subnormal numbers, which the product would take for zeros anyway.
+struct PairProduct {
+  using Floats = avx512::Floats;
+  static constexpr int inputs = 2, fused_rows = 4;
+
+  template <int i, class Reader>
+  static Floats weight(const Reader& reader) {
+    const __m512bh both = _mm512_cvtne2ps_pbh(reader.template value<2 * i + 1>().all, reader.template value<2 * i>().all);
+    const __m512i order = _mm512_setr_epi32(0x100000, 0x110001, 0x120002, 0x130003, 0x140004, 0x150005, 0x160006, 0x170007, 0x180008,
+                                            0x190009, 0x1A000A, 0x1B000B, 0x1C000C, 0x1D000D, 0x1E000E, 0x1F000F);
+    return {_mm512_castsi512_ps(_mm512_permutexvar_epi16(order, reinterpret_cast<__m512i>(both)))};
+  }
+  static Floats fma(Floats a, Floats b, Floats sum) { return {Pairs::fma({a.all}, {b.all}, {sum.all}).all}; }
+};
+
 }  // namespace
 
-void add_bf16_kernels(KernelTable& table) { table.bf16_panel = gemm_panel<Pairs>; }
+void add_bf16_kernels(KernelTable& table) {
+  table.bf16_fused_rows = PairProduct::fused_rows;
+  table.bf16_panel = gemm_panel<Pairs>;
+  table.quantised_bf16_rows = quantised_rows<avx512::Floats, PairProduct>;
+}
 
 }  // namespace expctr::cpu

@@ -13,10 +13,11 @@ struct AttentionRows;
 struct SoftmaxPart;
 
 struct KernelTable {
-  int tile_rows;    ///< rows that gemm_panel and bf16_panel take at a time; pack_rows() groups by it
-  int fused_rows;   ///< rows that quantised_rows takes
-  int direct_rows;  ///< rows that direct_panel takes
-  int int8_rows;    ///< rows that int8_panel takes at a time
+  int tile_rows;        ///< rows that gemm_panel and bf16_panel take at a time; pack_rows() groups by it
+  int fused_rows;       ///< rows that quantised_rows takes
+  int bf16_fused_rows;  ///< rows that quantised_bf16_rows takes
+  int direct_rows;      ///< rows that direct_panel takes
+  int int8_rows;        ///< rows that int8_panel takes at a time
   void (*gemm_panel)(std::int64_t rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
                      int columns, const float* bias, bool load);
   void (*direct_panel)(int rows, std::int64_t k_count, const float* a, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
@@ -28,6 +29,9 @@ struct KernelTable {
                      int columns, const float* bias);
   void (*quantised_rows)(DType dtype, int rows, std::int64_t inputs, const float* a, const void* panel, float* c, std::int64_t ldc,
                          int columns, const float* bias, float* unpacked);
+  /// The same with values rounded to bf16, for the operands that bf16_panel, or where it is null gemm_panel, takes.
+  void (*quantised_bf16_rows)(DType dtype, int rows, std::int64_t inputs, const float* a, const void* panel, float* c, std::int64_t ldc,
+                              int columns, const float* bias, float* unpacked);
   void (*transpose)(const float* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns, float* out, std::int64_t out_stride);
   void (*unpack_panel)(DType dtype, const void* panel, std::int64_t k0, std::int64_t k1, float* out);
   void (*unpack_pairs)(const void* panel, std::int64_t k0, std::int64_t k1, float* out);

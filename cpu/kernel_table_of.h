@@ -25,13 +25,15 @@ template <class V, class B>
 constexpr KernelTable kernel_table_of() {
   KernelTable table{};
   table.tile_rows = V::tile_rows;
-  table.fused_rows = V::fused_rows;
+  table.fused_rows = FloatProduct<V>::fused_rows;
+  table.bf16_fused_rows = RoundedProduct<V>::fused_rows;
   table.direct_rows = V::direct_rows;
   table.int8_rows = B::int8_rows;
   table.gemm_panel = gemm_panel<V>;
   table.direct_panel = direct_panel<V>;
   table.int8_panel = int8_panel<B>;
-  table.quantised_rows = quantised_rows<V>;
+  table.quantised_rows = quantised_rows<V, FloatProduct<V>>;
+  table.quantised_bf16_rows = quantised_rows<V, RoundedProduct<V>>;
   table.transpose = transpose<V>;
   table.unpack_panel = unpack_panel<V>;
   table.unpack_pairs = unpack_pairs<V>;

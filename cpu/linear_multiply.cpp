@@ -14,28 +14,33 @@ namespace {
 
 /// Rows of the first tile: block formats are unpacked while that tile is multiplied.
 int first_tile_rows(const KernelTable& table, const PackedWeight& weight) {
-  return weight.mode == ComputeMode::f32 && is_quantised(weight.dtype) ? table.fused_rows : 0;
+  if (panel_storage(weight) != PanelStorage::blocks) return 0;
+  return weight.mode == ComputeMode::bf16 ? table.bf16_fused_rows : table.fused_rows;
 }
 
 int int8_parts(const PackedWeight& weight) {
   return with_int8(weight.dtype, []<class Block>() { return Block::parts; });
 }
 
-/// Body(first row, rows, tile) over tiles of tile_rows rows of `floats` floats each.
+/// body(first row, rows, tile) over tiles of rows of `floats` floats each: the first one of first_rows (0: like the others), the others of
+/// tile_rows.
 template <class Body>
-void for_tiles(std::int64_t rows, int tile_rows, std::int64_t floats, float* out, const Body& body) {
-  const std::int64_t grain = std::max<std::int64_t>(1, 65536 / (tile_rows * std::max<std::int64_t>(1, floats)));
-  parallel_for((rows + tile_rows - 1) / tile_rows, grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t)
-      body(t * tile_rows, std::min<std::int64_t>(tile_rows, rows - t * tile_rows), out + t * tile_rows * floats);
+void for_tiles(std::int64_t rows, int first_rows, int tile_rows, std::int64_t floats, float* out, const Body& body) {
+  const std::int64_t before = std::min<std::int64_t>(first_rows, rows),
+                     grain = std::max<std::int64_t>(1, 65536 / (tile_rows * std::max<std::int64_t>(1, floats)));
+  if (before > 0) body(std::int64_t{0}, before, out);
+  parallel_for((rows - before + tile_rows - 1) / tile_rows, grain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = before + begin * tile_rows; r < std::min(rows, before + end * tile_rows); r += tile_rows)
+      body(r, std::min<std::int64_t>(tile_rows, rows - r), out + r * floats);
   });
 }
 
 /// Rows rounded to bf16, in the tiles of bf16_panel, or of gemm_panel where there is none.
-void pack_bf16(const KernelTable& table, const float* x, std::int64_t stride, std::int64_t rows, std::int64_t count, float* out) {
+void pack_bf16(const KernelTable& table, const float* x, std::int64_t stride, std::int64_t rows, std::int64_t count, int first_rows,
+               float* out) {
   const auto convert = table.bf16_panel ? table.bf16_row : table.bf16_round;
   const std::int64_t floats = table.bf16_panel ? (count + 1) / 2 : count;
-  for_tiles(rows, table.tile_rows, floats, out, [&](std::int64_t first, std::int64_t tile, float* to) {
+  for_tiles(rows, first_rows, table.tile_rows, floats, out, [&](std::int64_t first, std::int64_t tile, float* to) {
     float* row = tile == 1 ? to : reinterpret_cast<float*>(thread_scratch(sizeof(float) * tile * floats).data());
     for (std::int64_t r = 0; r < tile; ++r) convert(x + (first + r) * stride, count, row + r * floats);
     if (tile > 1) table.transpose(row, floats, tile, floats, to, tile);
@@ -45,32 +50,11 @@ void pack_bf16(const KernelTable& table, const float* x, std::int64_t stride, st
 /// Rows quantised for int8_panel, in its words.
 void pack_int8(const KernelTable& table, const PackedWeight& weight, const float* x, std::int64_t rows, float* out) {
   const std::int64_t words = packed_input_floats(table, weight);
-  for_tiles(rows, table.int8_rows, words, out, [&](std::int64_t first, std::int64_t tile, float* to) {
+  for_tiles(rows, 0, table.int8_rows, words, out, [&](std::int64_t first, std::int64_t tile, float* to) {
     float* row = tile == 1 ? to : reinterpret_cast<float*>(thread_scratch(sizeof(float) * tile * words).data());
     for (std::int64_t r = 0; r < tile; ++r) table.int8_row(weight.dtype, x + (first + r) * weight.inputs, weight.inputs, row + r * words);
     if (tile > 1) table.transpose(row, words, tile, words, to, tile);
   });
-}
-
-/// The panel in the form that the float32 or bf16 product takes: `data` itself, or made in scratch.
-const float* bf16_operand(const KernelTable& table, const PackedWeight& weight, const std::byte* data, float* scratch) {
-  const bool pairs = table.bf16_panel != nullptr;
-  if (panel_storage(weight) == PanelStorage::pairs) {
-    if (pairs) return reinterpret_cast<const float*>(data);
-    table.unpack_pairs(data, 0, weight.inputs, scratch);
-    return scratch;
-  }
-  float block[32 * panel_width];
-  float* out = scratch;
-  for (std::int64_t k = 0; k < weight.inputs; k += 32) {
-    unpack(table, weight, data, k, k + 32, block);
-    if (pairs)
-      table.bf16_pairs(block, 32, out);
-    else
-      table.bf16_round(block, 32 * panel_width, out);
-    out += (pairs ? 16 : 32) * panel_width;
-  }
-  return scratch;
 }
 
 }  // namespace
@@ -88,13 +72,13 @@ std::int64_t packed_input_floats(const KernelTable& table, const PackedWeight& w
 
 void pack_inputs(const KernelTable& table, const PackedWeight& weight, const float* x, std::int64_t rows, float* out) {
   if (weight.mode == ComputeMode::int8) return pack_int8(table, weight, x, rows, out);
-  if (weight.mode == ComputeMode::bf16) return pack_bf16(table, x, weight.inputs, rows, weight.inputs, out);
+  if (weight.mode == ComputeMode::bf16) return pack_bf16(table, x, weight.inputs, rows, weight.inputs, first_tile_rows(table, weight), out);
   pack_rows(table, x, weight.inputs, 1, rows, weight.inputs, 1.0f, first_tile_rows(table, weight), out);
 }
 
 void pack_outputs(const KernelTable& table, const PackedWeight& weight, const float* dy, std::int64_t stride, std::int64_t rows,
                   std::int64_t outputs, float* out) {
-  if (weight.mode != ComputeMode::f32) return pack_bf16(table, dy, stride, rows, outputs, out);
+  if (weight.mode != ComputeMode::f32) return pack_bf16(table, dy, stride, rows, outputs, 0, out);
   pack_rows(table, dy, stride, 1, rows, outputs, 1.0f, 0, out);
 }
 
@@ -102,7 +86,6 @@ std::int64_t multiply_scratch_floats(const PackedWeight& weight) { return weight
 
 void multiply_panels(const KernelTable& table, const PackedWeight& weight, const float* packed, std::int64_t rows, std::int64_t first,
                      std::int64_t count, const float* bias, float* y, std::int64_t y_stride, float* scratch) {
-  const DType dtype = panel_dtype(weight.dtype);
   const std::int64_t fused = std::min<std::int64_t>(rows, first_tile_rows(table, weight));
   const std::int64_t together = rows == 1 && fused == 1 ? 2 : 1;  // panels of one step
   const std::int64_t floats = packed_input_floats(table, weight);
@@ -114,22 +97,20 @@ void multiply_panels(const KernelTable& table, const PackedWeight& weight, const
     float* c = y + i * panel_width;
     if (weight.mode == ComputeMode::int8) {
       table.int8_panel(weight.dtype, rows, (weight.inputs + 31) / 32, packed, data, c, y_stride, columns, panel_bias);
-    } else if (weight.mode == ComputeMode::bf16) {
-      const auto multiply = table.bf16_panel ? table.bf16_panel : table.gemm_panel;
-      multiply(rows, floats, packed, bf16_operand(table, weight, data, scratch), panel_width, c, y_stride, columns, panel_bias, false);
-    } else {
-      const float* panel = scratch;
-      if (fused > 0)
-        table.quantised_rows(dtype, static_cast<int>(fused), weight.inputs, packed, data, c, y_stride, columns, panel_bias,
-                             rows > fused ? scratch : nullptr);
-      else if (dtype == DType::f32)
-        panel = reinterpret_cast<const float*>(data);
-      else
-        table.unpack_panel(dtype, data, 0, weight.inputs, scratch);
-      if (rows > fused)
-        table.gemm_panel(rows - fused, weight.inputs, packed + fused * weight.inputs, panel, panel_width, c + fused * y_stride, y_stride,
-                         columns, panel_bias, false);
+      continue;
     }
+    const bool bf16 = weight.mode == ComputeMode::bf16, pairs = bf16 && table.bf16_panel;
+    const float* panel = scratch;
+    if (fused > 0)
+      (bf16 ? table.quantised_bf16_rows : table.quantised_rows)(weight.dtype, static_cast<int>(fused), weight.inputs, packed, data, c,
+                                                                y_stride, columns, panel_bias, rows > fused ? scratch : nullptr);
+    else if (pairs || (!bf16 && panel_dtype(weight.dtype) == DType::f32))
+      panel = reinterpret_cast<const float*>(data);
+    else
+      unpack(table, weight, data, 0, weight.inputs, scratch);
+    if (rows > fused)
+      (pairs ? table.bf16_panel : table.gemm_panel)(rows - fused, floats, packed + fused * floats, panel, panel_width, c + fused * y_stride,
+                                                    y_stride, columns, panel_bias, false);
   }
 }
 

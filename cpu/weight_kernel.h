@@ -1,9 +1,9 @@
 // Panels of 32 outputs of a packed frozen weight, and what turns them into float32 on the way to the multiply-add units.
 // Plain types: [inputs][32]. Block formats hold the file's codes, outputs side by side (structs below): bits 4 i to 4 i + 3 of codes[g][n]
-// are the low four bits of input 8 g + i of output n, bit i (q6_k: bits 2 i and 2 i + 1) of high[g][n] what stands above them. Packed blocks
-// are as large as the file's, but for the 6-bit scales of q4_k and q5_k, which take a byte.
-// Value = scale code, rounded, + minimum, rounded, as base/blocks.h. d has 11 significant bits, a group's scale at most 7 and a code at most
-// 8 (6 beside a group's scale), so scale times code is exact and one fused multiply-add gives the same bits.
+// are the low four bits of input 8 g + i of output n, bit i (q6_k: bits 2 i and 2 i + 1) of high[g][n] what stands above them. Packed
+// blocks are as large as the file's, but for the 6-bit scales of q4_k and q5_k, which take a byte. Value = scale code, rounded, + minimum,
+// rounded, as base/blocks.h. d has 11 significant bits, a group's scale at most 7 and a code at most 8 (6 beside a group's scale), so scale
+// times code is exact and one fused multiply-add gives the same bits.
 #pragma once
 
 #include <cstdint>
@@ -200,10 +200,33 @@ struct BlockReader<V, PackedQ6_K> {
   }
 };
 
-/// ROWS rows times NP neighbouring panels, NV vectors of 16 outputs from vector v0 of each; a: [inputs][ROWS]. The values also go to
+/// How a value of a block meets the rows: weight<i>() of a reader is the factor of word i (`inputs` inputs) of a group of eight inputs.
+template <class V>
+struct FloatProduct {
+  static constexpr int inputs = 1, fused_rows = V::fused_rows;
+  template <int i, class Reader>
+  static V weight(const Reader& reader) {
+    return reader.template value<i>();
+  }
+  static V fma(V a, V b, V sum) { return V::fma(a, b, sum); }
+};
+/// The same with values rounded to bf16.
+template <class V>
+struct RoundedProduct {
+  static constexpr int inputs = 1, fused_rows = V::fused_rows < 4 ? V::fused_rows : 4;
+  template <int i, class Reader>
+  static V weight(const Reader& reader) {
+    return reader.template value<i>().bf16();
+  }
+  static V fma(V a, V b, V sum) { return V::fma(a, b, sum); }
+};
+
+/// ROWS rows times NP neighbouring panels, NV vectors of 16 outputs from vector v0 of each; a: [words][ROWS]. The values also go to
 /// `unpacked`, [inputs][32] (one panel), when STORE. sum[r][p * NV + v] leaves the sums to the caller.
-template <class V, class Block, int ROWS, int NP, int NV, bool STORE>
-[[gnu::always_inline]] inline void quantised_sums(std::int64_t blocks, const float* a, const Block* panel, int v0, float* unpacked, V (&sum)[ROWS][NP * NV]) {
+template <class V, class Product, class Block, int ROWS, int NP, int NV, bool STORE>
+[[gnu::always_inline]] inline void quantised_sums(std::int64_t blocks, const float* a, const Block* panel, int v0, float* unpacked,
+                                                  V (&sum)[ROWS][NP * NV]) {
+  constexpr int words = 8 / Product::inputs;
   BlockReader<V, Block> reader[NP * NV];
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r)
@@ -213,7 +236,7 @@ template <class V, class Block, int ROWS, int NP, int NV, bool STORE>
   for (std::int64_t b = 0; b < blocks; ++b) {
 #pragma GCC unroll 4
     for (int j = 0; j < NP * NV; ++j) reader[j].open(panel + j / NV * stride, b, v0 + j % NV);
-    // A panel is too short for the hardware to follow: ask for the same block of the next one.
+      // A panel is too short for the hardware to follow: ask for the same block of the next one.
 #pragma GCC unroll 2
     for (int p = 0; p < NP; ++p) {
       constexpr unsigned group_bytes = sizeof(Block) / groups_of_block<Block>;
@@ -229,29 +252,29 @@ template <class V, class Block, int ROWS, int NP, int NV, bool STORE>
               V weight[NP * NV];
 #pragma GCC unroll 4
               for (int j = 0; j < NP * NV; ++j) {
-                weight[j] = reader[j].template value<i>();
+                weight[j] = Product::template weight<i>(reader[j]);
                 if constexpr (STORE) weight[j].store(unpacked + i * panel_width + 16 * (v0 + j));
               }
 #pragma GCC unroll 16
               for (int r = 0; r < ROWS; ++r) {
                 const V factor = V::broadcast(a[i * ROWS + r]);
 #pragma GCC unroll 4
-                for (int j = 0; j < NP * NV; ++j) sum[r][j] = V::fma(factor, weight[j], sum[r][j]);
+                for (int j = 0; j < NP * NV; ++j) sum[r][j] = Product::fma(factor, weight[j], sum[r][j]);
               }
             }(),
             ...);
       }
-      (std::make_integer_sequence<int, 8>{});
-      a += 8 * ROWS;
-      if constexpr (STORE) unpacked += 8 * panel_width;
+      (std::make_integer_sequence<int, words>{});
+      a += words * ROWS;
+      if constexpr (STORE) unpacked += words * panel_width;
     }
   }
 }
 
 /// c[rows, columns] = rows of a times one panel, or two neighbouring ones when rows is 1 (more sums in flight than the latency of an
-/// addition). rows <= V::fused_rows; columns counts both panels; bias may be null; unpacked (may be null, one panel only): the panel as
-/// [inputs][32].
-template <class V, class Block>
+/// addition). rows <= Product::fused_rows; columns counts both panels; bias may be null; unpacked (may be null, one panel only): the panel
+/// as [words][32].
+template <class V, class Product, class Block>
 inline void quantised_tile(int rows, std::int64_t inputs, const float* a, const Block* panel, float* c, std::int64_t ldc, int columns,
                            const float* bias, float* unpacked) {
   const std::int64_t blocks = inputs / 32;
@@ -264,11 +287,11 @@ inline void quantised_tile(int rows, std::int64_t inputs, const float* a, const 
       (bias ? value + V::load(bias + column, left) : value).store(c + r * ldc + column, left);
   };
   constexpr int NV = V::tile_vectors;
-  with_rows<V::fused_rows>(rows, [&]<int ROWS>() {
+  with_rows<Product::fused_rows>(rows, [&]<int ROWS>() {
     for (int v0 = 0; v0 < 2; v0 += NV) {
       const auto run = [&]<int NP, bool STORE>() {
         V sum[ROWS][NP * NV];
-        quantised_sums<V, Block, ROWS, NP, NV, STORE>(blocks, a, panel, v0, unpacked, sum);
+        quantised_sums<V, Product, Block, ROWS, NP, NV, STORE>(blocks, a, panel, v0, unpacked, sum);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
@@ -284,11 +307,11 @@ inline void quantised_tile(int rows, std::int64_t inputs, const float* a, const 
   });
 }
 
-template <class V>
+template <class V, class Product>
 void quantised_rows(DType dtype, int rows, std::int64_t inputs, const float* a, const void* panel, float* c, std::int64_t ldc, int columns,
                     const float* bias, float* unpacked) {
   with_packed(dtype, [&]<class Packed>(const Packed*) {
-    quantised_tile<V>(rows, inputs, a, static_cast<const Packed*>(panel), c, ldc, columns, bias, unpacked);
+    quantised_tile<V, Product>(rows, inputs, a, static_cast<const Packed*>(panel), c, ldc, columns, bias, unpacked);
   });
 }
 

@@ -47,10 +47,9 @@ __global__ void __launch_bounds__(mma_threads, D <= 64 ? 3 : 2) mma_forward_kern
   } else {
     range = args.sequences.range(sequence);
   }
-  const std::int64_t q_stride = static_cast<std::int64_t>(args.heads) * args.head_dim,
-                     k_stride = static_cast<std::int64_t>(args.kv_heads) * args.head_dim,
-                     start = args.sequences.query_offsets[sequence] + first, q_start = start * q_stride + head * args.head_dim,
-                     k_start = (Paged ? 0 : args.sequences.key_offsets[sequence]) * k_stride +
+  const int q_stride = args.heads * args.head_dim, k_stride = args.kv_heads * args.head_dim;
+  const std::int64_t start = args.sequences.query_offsets[sequence] + first, q_start = start * q_stride + head * args.head_dim,
+                     k_start = product(Paged ? 0 : args.sequences.key_offsets[sequence], k_stride) +
                                head / (args.heads / args.kv_heads) * args.head_dim;
   const std::int32_t* pages = Paged ? args.page_table + sequence * args.most_pages : nullptr;
   const int count = min(mma_rows, range.queries - first), key_begin = range.first(first) / mma_rows * mma_rows,
@@ -58,17 +57,17 @@ __global__ void __launch_bounds__(mma_threads, D <= 64 ? 3 : 2) mma_forward_kern
   const auto copy_keys = [&](int stage, int block) {
     const auto row = [&](int key) {
       if constexpr (Paged)
-        return static_cast<std::int64_t>(pages[key / attention_block]) * attention_block + key % attention_block;
+        return pages[key / attention_block] * attention_block + key % attention_block;
       else
-        return static_cast<std::int64_t>(key);
+        return key;
     };
     const std::uint32_t to = stages + static_cast<std::uint32_t>(stage) * 2 * bytes;
-    copy_rows<D, mma_rows>(to, key_end - block, args.head_dim, args.k, [&](int r) { return args.k + k_start + row(block + r) * k_stride; });
-    copy_rows<D, mma_rows>(to + bytes, key_end - block, args.head_dim, args.v,
-                           [&](int r) { return args.v + k_start + row(block + r) * k_stride; });
+    copy_rows<D, mma_rows>(to, key_end - block, args.head_dim, [&](int r) { return args.k + k_start + product(row(block + r), k_stride); });
+    copy_rows<D, mma_rows>(to + bytes, key_end - block, args.head_dim,
+                           [&](int r) { return args.v + k_start + product(row(block + r), k_stride); });
     close_copies();
   };
-  copy_rows<D, mma_rows>(q_tile, count, args.head_dim, args.q, [&](int r) { return args.q + q_start + r * q_stride; });
+  copy_rows<D, mma_rows>(q_tile, count, args.head_dim, [&](int r) { return args.q + q_start + product(r, q_stride); });
   close_copies();
   if (key_begin < key_end) copy_keys(0, key_begin);
   wait_for_copies();
@@ -142,7 +141,7 @@ __global__ void __launch_bounds__(mma_threads, D <= 64 ? 3 : 2) mma_forward_kern
         args.log_sum_exp[(start + 16 * warp + lane / 4 + 8 * half) * args.heads + head] =
             maximum[half] * (args.scale / log2_of_e) + logf(total[half]);
   write_rows<D, false>(
-      sums, left, args.head_dim, lane, [&](int r) { return args.y + q_start + (16 * warp + r) * q_stride; },
+      sums, left, args.head_dim, lane, [&](int r) { return args.y + q_start + product(16 * warp + r, q_stride); },
       [&](int half) { return total[half] > 0 ? 1.0f / total[half] : 0.0f; });
 }
 

@@ -15,6 +15,9 @@ __host__ __device__ constexpr std::uint32_t tile_bytes(int rows) {
   return static_cast<std::uint32_t>(rows) * D * 2;
 }
 
+/// Elements before a row: one instruction, where a product of 64-bit numbers takes four.
+__device__ __forceinline__ std::int64_t product(int row, int stride) { return static_cast<std::int64_t>(row) * stride; }
+
 /// Byte offset of a chunk of 8 columns.
 template <int D>
 __device__ __forceinline__ std::uint32_t chunk_offset(int row, int chunk) {
@@ -45,14 +48,21 @@ __device__ __forceinline__ void copy_4(std::uint32_t to, const void* from, int b
 __device__ __forceinline__ void close_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
 
-/// Starts copying Rows rows, row r from row_of(r), of which `rows` exist and have head_dim columns; the others become zero.
+/// Starts copying Rows rows, row r from row_of(r), of which the first `rows` (at least 1) exist and have head_dim columns; the others
+/// become zero.
 template <int D, int Rows, class RowOf>
-__device__ __forceinline__ void copy_rows(std::uint32_t tile, int rows, int head_dim, const void* anywhere, RowOf row_of) {
+__device__ __forceinline__ void copy_rows(std::uint32_t tile, int rows, int head_dim, RowOf row_of) {
+  constexpr int chunks = D / 8;
+  static_assert(Rows * chunks % mma_threads == 0);
+  const int thread = static_cast<int>(threadIdx.x);
 #pragma unroll
-  for (int i = static_cast<int>(threadIdx.x); i < Rows * (D / 8); i += mma_threads) {
-    const int row = i / (D / 8), chunk = i % (D / 8);
+  for (int i = 0; i < Rows * chunks / mma_threads; ++i) {
+    // The second form says that the chunk is the same for every i.
+    constexpr bool whole = mma_threads % chunks == 0;
+    const int at = thread + i * mma_threads, row = whole ? thread / chunks + i * (mma_threads / chunks) : at / chunks,
+              chunk = (whole ? thread : at) % chunks;
     const bool inside = row < rows && chunk * 8 < head_dim;
-    copy_16(tile + chunk_offset<D>(row, chunk), inside ? row_of(row) + chunk * 8 : anywhere, inside ? 16 : 0);
+    copy_16(tile + chunk_offset<D>(row, chunk), row_of(min(row, rows - 1)) + (chunk * 8 < head_dim ? chunk * 8 : 0), inside ? 16 : 0);
   }
 }
 

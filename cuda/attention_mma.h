@@ -1,5 +1,5 @@
-// Attention on tensor cores: bf16 storage, head_dim a multiple of 8 up to 128, rows on 16-byte boundaries, scale > 0. Whoever does not fit takes the
-// float32 kernels of cuda/attention.cu and cuda/attention_backward.cu.
+// Attention on tensor cores: bf16 storage, head_dim a multiple of 8 up to 128, rows on 16-byte boundaries, scale > 0. Whoever does not fit
+// takes the float32 kernels of cuda/attention.cu and cuda/attention_backward.cu.
 #pragma once
 
 #include "base/kernels/attention.h"

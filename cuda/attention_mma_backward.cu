@@ -79,22 +79,22 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_query_gradient_kernel(cons
     return;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32, head = static_cast<int>(blockIdx.y);
   const KeyRange range = args.sequences.range(sequence);
-  const std::int64_t q_stride = static_cast<std::int64_t>(args.heads) * args.head_dim,
-                     k_stride = static_cast<std::int64_t>(args.kv_heads) * args.head_dim,
-                     start = args.sequences.query_offsets[sequence] + first, q_start = start * q_stride + head * args.head_dim,
-                     k_start = args.sequences.key_offsets[sequence] * k_stride + head / (args.heads / args.kv_heads) * args.head_dim;
+  const int q_stride = args.heads * args.head_dim, k_stride = args.kv_heads * args.head_dim;
+  const std::int64_t start = args.sequences.query_offsets[sequence] + first, q_start = start * q_stride + head * args.head_dim,
+                     k_start =
+                         product(args.sequences.key_offsets[sequence], k_stride) + head / (args.heads / args.kv_heads) * args.head_dim;
   const int count = min(mma_rows, range.queries - first), key_begin = range.first(first) / other * other,
             key_end = range.end(first + count - 1);
   if (key_begin >= key_end) return;
   const auto copy_keys = [&](int stage, int block) {
     const std::uint32_t to = stages + static_cast<std::uint32_t>(stage) * 2 * other_bytes;
-    copy_rows<D, other>(to, key_end - block, args.head_dim, args.k, [&](int r) { return args.k + k_start + (block + r) * k_stride; });
-    copy_rows<D, other>(to + other_bytes, key_end - block, args.head_dim, args.v,
-                        [&](int r) { return args.v + k_start + (block + r) * k_stride; });
+    copy_rows<D, other>(to, key_end - block, args.head_dim, [&](int r) { return args.k + k_start + product(block + r, k_stride); });
+    copy_rows<D, other>(to + other_bytes, key_end - block, args.head_dim,
+                        [&](int r) { return args.v + k_start + product(block + r, k_stride); });
     close_copies();
   };
-  copy_rows<D, mma_rows>(q_tile, count, args.head_dim, args.q, [&](int r) { return args.q + q_start + r * q_stride; });
-  copy_rows<D, mma_rows>(dy_tile, count, args.head_dim, args.dy, [&](int r) { return args.dy + q_start + r * q_stride; });
+  copy_rows<D, mma_rows>(q_tile, count, args.head_dim, [&](int r) { return args.q + q_start + product(r, q_stride); });
+  copy_rows<D, mma_rows>(dy_tile, count, args.head_dim, [&](int r) { return args.dy + q_start + product(r, q_stride); });
   copy_keys(0, key_begin);
   const int place = 16 * warp + lane / 4, row = first + place;
   const int low[2] = {range.first(row), range.first(row + 8)}, high[2] = {range.end(row), range.end(row + 8)};
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_query_gradient_kernel(cons
     add_weighted_rows_mma<D, other>(sums, ds, k_tile, lane);
   }
   write_rows<D, true>(
-      sums, count - 16 * warp, args.head_dim, lane, [&](int r) { return args.dq + q_start + (16 * warp + r) * q_stride; },
+      sums, count - 16 * warp, args.head_dim, lane, [&](int r) { return args.dq + q_start + product(16 * warp + r, q_stride); },
       [&](int) { return args.scale; });
 }
 
@@ -163,9 +163,9 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_key_gradient_kernel(const 
   const KeyRange range = args.sequences.range(sequence);
   const int count = min(mma_rows, range.keys - first);
   if (count <= 0) return;
-  const std::int64_t q_stride = static_cast<std::int64_t>(args.heads) * args.head_dim,
-                     k_stride = static_cast<std::int64_t>(args.kv_heads) * args.head_dim, start = args.sequences.query_offsets[sequence],
-                     k_start = (args.sequences.key_offsets[sequence] + first) * k_stride + kv_head * args.head_dim;
+  const int q_stride = args.heads * args.head_dim, k_stride = args.kv_heads * args.head_dim;
+  const std::int64_t start = args.sequences.query_offsets[sequence],
+                     k_start = product(args.sequences.key_offsets[sequence] + first, k_stride) + kv_head * args.head_dim;
   const int query_begin = range.first_query(first) / other * other, query_end = range.end_query(first + count - 1);
   if (query_begin >= query_end) return;
   const int blocks = (query_end - query_begin + other - 1) / other, steps = blocks * group;
@@ -174,8 +174,8 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_key_gradient_kernel(const 
     const int head = kv_head * group + step / blocks, block = query_begin + step % blocks * other, rows = query_end - block;
     const std::int64_t q_start = (start + block) * q_stride + head * args.head_dim;
     const std::uint32_t to = stages + static_cast<std::uint32_t>(stage) * 2 * other_bytes;
-    copy_rows<D, other>(to, rows, args.head_dim, args.q, [&](int r) { return args.q + q_start + r * q_stride; });
-    copy_rows<D, other>(to + other_bytes, rows, args.head_dim, args.dy, [&](int r) { return args.dy + q_start + r * q_stride; });
+    copy_rows<D, other>(to, rows, args.head_dim, [&](int r) { return args.q + q_start + product(r, q_stride); });
+    copy_rows<D, other>(to + other_bytes, rows, args.head_dim, [&](int r) { return args.dy + q_start + product(r, q_stride); });
     if (threadIdx.x < 2 * other) {
       const int r = static_cast<int>(threadIdx.x) % other;
       const bool inside = r < rows;
@@ -185,8 +185,8 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_key_gradient_kernel(const 
     }
     close_copies();
   };
-  copy_rows<D, mma_rows>(k_tile, count, args.head_dim, args.k, [&](int r) { return args.k + k_start + r * k_stride; });
-  copy_rows<D, mma_rows>(v_tile, count, args.head_dim, args.v, [&](int r) { return args.v + k_start + r * k_stride; });
+  copy_rows<D, mma_rows>(k_tile, count, args.head_dim, [&](int r) { return args.k + k_start + product(r, k_stride); });
+  copy_rows<D, mma_rows>(v_tile, count, args.head_dim, [&](int r) { return args.v + k_start + product(r, k_stride); });
   copy_queries(0, 0);
   wait_for_copies();
   __syncthreads();
@@ -246,7 +246,7 @@ __global__ void __launch_bounds__(mma_threads, 2) mma_key_gradient_kernel(const 
   }
   const auto write = [&](const float(&sums)[D / 8][4], std::uint16_t* to, float factor) {
     write_rows<D, true>(
-        sums, count - 16 * warp, args.head_dim, lane, [&](int r) { return to + k_start + (16 * warp + r) * k_stride; },
+        sums, count - 16 * warp, args.head_dim, lane, [&](int r) { return to + k_start + product(16 * warp + r, k_stride); },
         [&](int) { return factor; });
   };
   if (args.dk != nullptr) write(dk, args.dk, args.scale);

@@ -55,39 +55,40 @@ __device__ __forceinline__ void store_packet(T* p, const Packet<T>& packet) {
 }
 
 /// Where the packets of a row stand among the lanes of the group that shares it. Vector: packet p of a lane is 16 consecutive bytes; else its
-/// elements are `Lanes` apart, so that neighbouring lanes still read neighbouring addresses.
+/// elements are `Lanes` apart, so that neighbouring lanes still read neighbouring addresses. Columns are numbered in 32 bits: rows have less
+/// than 2^31 - 2^16 of them (require_columns).
 template <class T, int Lanes, bool Vector>
 struct RowPackets {
   static constexpr int size = packet_size<T>, span = Lanes * size;  ///< span: columns that one packet of every lane covers
 
-  static __device__ __forceinline__ std::int64_t column(int lane, std::int64_t p, int j) {
+  static __device__ __forceinline__ int column(int lane, int p, int j) {
     return Vector ? p * span + lane * size + j : p * span + j * Lanes + lane;
   }
   /// Columns past the end read as `outside`.
-  static __device__ __forceinline__ Packet<T> load(const T* row, std::int64_t width, int lane, std::int64_t p, float outside) {
+  static __device__ __forceinline__ Packet<T> load(const T* row, int width, int lane, int p, float outside) {
     Packet<T> packet = {};
     if (Vector) {
-      const std::int64_t at = column(lane, p, 0);
+      const int at = column(lane, p, 0);
       if (at < width) return load_packet(row + at);
 #pragma unroll
       for (int j = 0; j < size; ++j) packet.set(j, outside);
     } else {
 #pragma unroll
       for (int j = 0; j < size; ++j) {
-        const std::int64_t at = column(lane, p, j);
+        const int at = column(lane, p, j);
         packet.set(j, at < width ? load_element(row + at) : outside);
       }
     }
     return packet;
   }
-  static __device__ __forceinline__ void store(T* row, std::int64_t width, int lane, std::int64_t p, const Packet<T>& packet) {
+  static __device__ __forceinline__ void store(T* row, int width, int lane, int p, const Packet<T>& packet) {
     if (Vector) {
-      const std::int64_t at = column(lane, p, 0);
+      const int at = column(lane, p, 0);
       if (at < width) store_packet(row + at, packet);
     } else {
 #pragma unroll
       for (int j = 0; j < size; ++j) {
-        const std::int64_t at = column(lane, p, j);
+        const int at = column(lane, p, j);
         if (at < width) store_element(row + at, packet.get(j));
       }
     }
@@ -110,6 +111,11 @@ __device__ __forceinline__ float row_reduce(float value, float* shared) {
 #pragma unroll
   for (int i = 1; i < Lanes / 32; ++i) value = Maximum ? fmaxf(value, shared[i]) : value + shared[i];
   return value;
+}
+
+/// Rows short enough for RowPackets.
+inline void require_columns(const char* kernel, std::int64_t columns) {
+  if (columns >= 0x7FFF0000) throw ShapeError(std::string("cuda: ") + kernel + ": rows of " + std::to_string(columns) + " columns", "split the rows");
 }
 
 /// Every present view is f32, or every one bf16.

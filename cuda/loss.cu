@@ -22,8 +22,8 @@ __global__ void __launch_bounds__(block_threads)
   const std::int32_t target = targets[row];
   OnlineSum sum;
   logits += row * classes;
-  visit_row<Lanes>(
-      lane, classes, [&](std::int64_t, float logit) { sum.add(logit); }, logits);
+  visit_packets<Lanes>(
+      lane, classes, [&](const auto& values) { sum.add_packet(values); }, logits);
   const float most = group_reduce<Lanes, true>(sum.maximum, shared);
   const float total = group_reduce<Lanes>(sum.sum_at(most), shared);
   if (lane == 0) {

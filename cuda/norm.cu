@@ -1,6 +1,6 @@
 // Normalisations over rows. x and y are activations (f32 or bf16, b bytes an element), gains, biases and statistics are f32.
 // Rows of whole 16-byte packets and up to 8192 columns are held in registers between the passes, by a warp (up to 1024 columns) or a
-// block; gain and bias are read once a block for up to 128 rows, from shared memory (warps) or registers. So memory sees x once and y once
+// block; gain and bias are read once a block, for up to 128 rows, and kept in shared memory. So memory sees x once and y once
 // forward, 2 b bytes an element, and x, dy and dx (read and written) backward, 4 b. Other rows are read again, from cache. Column sums of
 // the gradients of gain and bias read x and dy once more, 2 b (cuda/columns.cuh). A handful of FLOPs an element: bound by memory.
 #include "base/kernels/norm.h"
@@ -18,60 +18,44 @@ __device__ __forceinline__ bool my_row(std::int64_t rows, std::int64_t& row, int
   return row < rows;
 }
 
-/// A vector over the columns as a held row needs it. Warps share a copy in `memory`, where packets of 8 lie as two halves so that a
-/// quarter of a warp reads neighbouring 16 bytes; the one group of a wide row keeps its columns in registers.
+__host__ __device__ constexpr std::int64_t parameter_floats(std::int64_t width) { return width + 32; }
+
+/// A vector over the columns as held rows need it: a copy in shared memory for all rows of the block. Packets of 8 lie there as two halves,
+/// so that neighbouring lanes read neighbouring 16 bytes; the second half begins 16 banks from the first, so that they write them, too.
 template <class Held>
 class ColumnParameter {
  public:
-  __device__ __forceinline__ ColumnParameter(const float* vector, float* memory, std::int64_t width, int lane)
-      : memory_(memory), half_(width / 2) {
-    if constexpr (Held::lanes == 32) {
-      for (std::int64_t q = threadIdx.x; q < width / N; q += block_threads) {
-        float values[N];
-        load_packet(vector + q * N, values);
-#pragma unroll
-        for (int h = 0; h < N / 4; ++h)
-          *reinterpret_cast<float4*>(memory + h * half_ + q * 4) =
-              make_float4(values[4 * h], values[4 * h + 1], values[4 * h + 2], values[4 * h + 3]);
-      }
-      __syncthreads();
-    } else {
-      own_.load(vector, lane, width);
-    }
+  /// `memory` holds parameter_floats(width). The block must be whole.
+  __device__ __forceinline__ ColumnParameter(const float* vector, float* memory, std::int64_t width)
+      : memory_(memory), half_(width / 2 + (16 - width / 2 % 32 + 32) % 32) {
+    for (std::int64_t q = threadIdx.x; q < width / 4; q += block_threads)
+      *reinterpret_cast<float4*>(memory + q % parts * half_ + q / parts * 4) = *reinterpret_cast<const float4*>(vector + q * 4);
+    __syncthreads();
   }
   /// Of packet p, which lies within the row.
   __device__ __forceinline__ void read(int p, int lane, float (&to)[Held::packet]) const {
-    if constexpr (Held::lanes == 32) {
 #pragma unroll
-      for (int h = 0; h < N / 4; ++h) {
-        const float4 v = *reinterpret_cast<const float4*>(memory_ + h * half_ + (p * 32 + lane) * 4);
-        to[4 * h] = v.x;
-        to[4 * h + 1] = v.y;
-        to[4 * h + 2] = v.z;
-        to[4 * h + 3] = v.w;
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < N; ++i) to[i] = own_.values[p][i];
+    for (int h = 0; h < parts; ++h) {
+      const float4 v = *reinterpret_cast<const float4*>(memory_ + h * half_ + (p * Held::lanes + lane) * 4);
+      to[4 * h] = v.x;
+      to[4 * h + 1] = v.y;
+      to[4 * h + 2] = v.z;
+      to[4 * h + 3] = v.w;
     }
   }
 
  private:
-  static constexpr int N = Held::packet;
-  struct Nothing {};
+  static constexpr int parts = Held::packet / 4;
   const float* memory_;
   std::int64_t half_;
-  std::conditional_t<Held::lanes == 32, Nothing, Held> own_;
 };
 
 /// Blocks an SM must be able to hold: left to itself the compiler saves registers until it spills.
-template <class Held>
-constexpr int held_blocks = Held::lanes == 32 ? 2 : 1;
+constexpr int held_blocks = 2;
 
 /// Bytes of shared memory for `count` ColumnParameters.
-template <class Held>
 std::size_t parameter_bytes(int count, std::int64_t width) {
-  return Held::lanes == 32 ? static_cast<std::size_t>(count * width) * sizeof(float) : 0;
+  return static_cast<std::size_t>(count * parameter_floats(width)) * sizeof(float);
 }
 
 /// body(row) for the rows of this thread's group.
@@ -93,13 +77,13 @@ __device__ __forceinline__ void for_packets(int lane, std::int64_t width, F f) {
 extern __shared__ float4 parameter_memory[];
 
 template <class Held, class S>
-__global__ void __launch_bounds__(block_threads, held_blocks<Held>)
+__global__ void __launch_bounds__(block_threads, held_blocks)
     rms_norm_held_kernel(float epsilon, std::int64_t rows, std::int64_t width, int each, const S* x, const float* gain, S* y,
                          float* inverse_rms) {
   constexpr int N = Held::packet;
   __shared__ float shared[8];
   const int lane = static_cast<int>(threadIdx.x) % Held::lanes;
-  const ColumnParameter<Held> gains(gain, reinterpret_cast<float*>(parameter_memory), width, lane);
+  const ColumnParameter<Held> gains(gain, reinterpret_cast<float*>(parameter_memory), width);
   for_group_rows<Held>(rows, each, [&](std::int64_t row) {
     Held held;
     held.load(x + row * width, lane, width);
@@ -139,13 +123,13 @@ __global__ void __launch_bounds__(block_threads)
 }
 
 template <class Held, class S>
-__global__ void __launch_bounds__(block_threads, held_blocks<Held>)
+__global__ void __launch_bounds__(block_threads, held_blocks)
     rms_norm_backward_held_kernel(std::int64_t rows, std::int64_t width, int each, const S* x, const float* gain, const float* inverse_rms,
                                   const S* dy, S* dx) {
   constexpr int N = Held::packet;
   __shared__ float shared[8];
   const int lane = static_cast<int>(threadIdx.x) % Held::lanes;
-  const ColumnParameter<Held> gains(gain, reinterpret_cast<float*>(parameter_memory), width, lane);
+  const ColumnParameter<Held> gains(gain, reinterpret_cast<float*>(parameter_memory), width);
   for_group_rows<Held>(rows, each, [&](std::int64_t row) {
     Held held, scaled;  // x, and dy times the gain
     held.load(x + row * width, lane, width);
@@ -225,14 +209,14 @@ struct AddColumns {
 };
 
 template <class Held, class S>
-__global__ void __launch_bounds__(block_threads, held_blocks<Held>)
+__global__ void __launch_bounds__(block_threads, held_blocks)
     layer_norm_held_kernel(float epsilon, std::int64_t rows, std::int64_t width, int each, const S* x, const float* gain, const float* bias,
                            S* y, float* mean_of, float* inverse_deviation) {
   constexpr int N = Held::packet;
   __shared__ float shared[8];
   const int lane = static_cast<int>(threadIdx.x) % Held::lanes;
   float* memory = reinterpret_cast<float*>(parameter_memory);
-  const ColumnParameter<Held> gains(gain, memory, width, lane), biases(bias, memory + width, width, lane);
+  const ColumnParameter<Held> gains(gain, memory, width), biases(bias, memory + parameter_floats(width), width);
   for_group_rows<Held>(rows, each, [&](std::int64_t row) {
     Held held;
     held.load(x + row * width, lane, width);
@@ -289,13 +273,13 @@ __global__ void __launch_bounds__(block_threads)
 }
 
 template <class Held, class S>
-__global__ void __launch_bounds__(block_threads, held_blocks<Held>)
+__global__ void __launch_bounds__(block_threads, held_blocks)
     layer_norm_backward_held_kernel(std::int64_t rows, std::int64_t width, int each, const S* x, const float* gain, const float* mean_of,
                                     const float* inverse_deviation, const S* dy, S* dx) {
   constexpr int N = Held::packet;
   __shared__ float shared[8];
   const int lane = static_cast<int>(threadIdx.x) % Held::lanes;
-  const ColumnParameter<Held> gains(gain, reinterpret_cast<float*>(parameter_memory), width, lane);
+  const ColumnParameter<Held> gains(gain, reinterpret_cast<float*>(parameter_memory), width);
   for_group_rows<Held>(rows, each, [&](std::int64_t row) {
     Held held, scaled;  // x, then its normalised value; dy times the gain
     held.load(x + row * width, lane, width);
@@ -393,10 +377,10 @@ void run(const RmsNormForward& args, Stream stream) {
     using S = decltype(storage);
     const S* x = args.x.as<S>();
     S* y = args.y.as<S>();
-    const bool held = dispatch_held_rows<S>(rows, width, {&args.x, &args.gain, &args.y}, [&](auto row, HeldLaunch how) {
+    const bool held = dispatch_held_rows<S>(rows, width, 1, {&args.x, &args.gain, &args.y}, [&](auto row, HeldLaunch how) {
       using Held = decltype(row);
-      rms_norm_held_kernel<Held><<<how.blocks, block_threads, parameter_bytes<Held>(1, width), native(stream)>>>(
-          epsilon, rows, width, how.each, x, gain, y, inverse_rms);
+      rms_norm_held_kernel<Held><<<how.blocks, block_threads, parameter_bytes(1, width), native(stream)>>>(epsilon, rows, width, how.each,
+                                                                                                           x, gain, y, inverse_rms);
     });
     if (held) return;
     dispatch_rows(rows, width, [&](auto lanes, unsigned blocks) {
@@ -422,10 +406,10 @@ void run(const RmsNormBackward& args, Stream stream) {
     const S *x = args.x.as<S>(), *dy = args.dy.as<S>();
     S* dx = args.dx.as<S>();
     if (!args.dx.empty()) {
-      const bool held = dispatch_held_rows<S>(rows, width, {&args.x, &args.gain, &args.dy, &args.dx}, [&](auto row, HeldLaunch how) {
+      const bool held = dispatch_held_rows<S>(rows, width, 1, {&args.x, &args.gain, &args.dy, &args.dx}, [&](auto row, HeldLaunch how) {
         using Held = decltype(row);
-        rms_norm_backward_held_kernel<Held><<<how.blocks, block_threads, parameter_bytes<Held>(1, width), native(stream)>>>(
-            rows, width, how.each, x, gain, inverse_rms, dy, dx);
+        rms_norm_backward_held_kernel<Held>
+            <<<how.blocks, block_threads, parameter_bytes(1, width), native(stream)>>>(rows, width, how.each, x, gain, inverse_rms, dy, dx);
       });
       if (!held)
         dispatch_rows(rows, width, [&](auto lanes, unsigned blocks) {
@@ -452,9 +436,9 @@ void run(const LayerNormForward& args, Stream stream) {
     using S = decltype(storage);
     const S* x = args.x.as<S>();
     S* y = args.y.as<S>();
-    const bool held = dispatch_held_rows<S>(rows, width, {&args.x, &args.gain, &args.bias, &args.y}, [&](auto row, HeldLaunch how) {
+    const bool held = dispatch_held_rows<S>(rows, width, 2, {&args.x, &args.gain, &args.bias, &args.y}, [&](auto row, HeldLaunch how) {
       using Held = decltype(row);
-      layer_norm_held_kernel<Held><<<how.blocks, block_threads, parameter_bytes<Held>(2, width), native(stream)>>>(
+      layer_norm_held_kernel<Held><<<how.blocks, block_threads, parameter_bytes(2, width), native(stream)>>>(
           epsilon, rows, width, how.each, x, gain, bias, y, mean, inverse);
     });
     if (held) return;
@@ -482,9 +466,9 @@ void run(const LayerNormBackward& args, Stream stream) {
     const S *x = args.x.as<S>(), *dy = args.dy.as<S>();
     S* dx = args.dx.as<S>();
     if (!args.dx.empty()) {
-      const bool held = dispatch_held_rows<S>(rows, width, {&args.x, &args.gain, &args.dy, &args.dx}, [&](auto row, HeldLaunch how) {
+      const bool held = dispatch_held_rows<S>(rows, width, 1, {&args.x, &args.gain, &args.dy, &args.dx}, [&](auto row, HeldLaunch how) {
         using Held = decltype(row);
-        layer_norm_backward_held_kernel<Held><<<how.blocks, block_threads, parameter_bytes<Held>(1, width), native(stream)>>>(
+        layer_norm_backward_held_kernel<Held><<<how.blocks, block_threads, parameter_bytes(1, width), native(stream)>>>(
             rows, width, how.each, x, gain, mean, inverse, dy, dx);
       });
       if (!held)

@@ -21,6 +21,25 @@ struct OnlineSum {
     }
   }
 
+  /// The same for several at once: one look at the maximum for all of them, no branch an element.
+  template <int N>
+  __device__ __forceinline__ void add_packet(const float (&x)[N]) {
+    float most = x[0];
+#pragma unroll
+    for (int i = 1; i < N; ++i) most = fmaxf(most, x[i]);
+    if (most > maximum) rescale(most);
+    if (maximum == -INFINITY && most == -INFINITY) return;
+    float sums = 0, weights = 0;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      const float shifted = x[i] - maximum, e = expf(shifted);
+      sums += e;
+      weights += e * fmaxf(shifted, -200.0f);  // e is 0 there, and 0 times -inf would be NaN
+    }
+    sum += sums;
+    weighted += weights;
+  }
+
   /// The sum relative to a maximum that is at least the own one.
   __device__ __forceinline__ float sum_at(float most) const { return sum == 0.0f ? 0.0f : sum * expf(maximum - most); }
   __device__ __forceinline__ float weighted_at(float most) const {

@@ -3,8 +3,8 @@
 // other: one barrier a step). The right operand is the recurrent weights, laid out once a call in the order of the fragments: a lane loads
 // 16 bytes, its share of 32 x 8 weights, from shared memory where all of them fit, else through the caches. A warp owns 16 units at a time
 // with all their gates, so the cell is evaluated in the registers that hold the sums; which unit is which column of the two fragments of 8
-// is chosen so that a lane has four neighbouring units, and four lanes a whole sector of memory. 2 gates hidden^2 FLOPs a row and step, 2
-// (5 gates + 6) hidden bytes: bound by the latency of a step.
+// is chosen so that a lane has four neighbouring units, and four lanes a whole sector of memory. FLOPs and values moved as in
+// cuda/recurrent_f32.cuh, at 2 bytes a value: bound by the latency of a step.
 #pragma once
 
 #include "cuda/mma_bf16.cuh"

@@ -1,8 +1,8 @@
 // Recurrent cells in float on the ordinary units. A block owns a few rows of the batch over all time steps; their states stay in shared
 // memory, the recurrent weights too where they fit, else they are read through the caches. A thread has a unit of four rows: per k it loads
 // the unit's gate weights (neighbouring threads neighbouring words) and, broadcast, four states. A row and step: 2 gates
-// hidden^2 FLOPs either way; forward reads gates and writes 5 hidden values (lstm 6), backward moves 17 (lstm 21); and every block reads the
-// weights once. Bound by the fp32 units and the latency of a step.
+// hidden^2 FLOPs either way; forward reads gates and writes 5 hidden values (lstm 6), backward moves 17 (lstm 21); and every block reads
+// the weights once. Bound by the fp32 units and the latency of a step.
 #pragma once
 
 #include "cuda/recurrent_cell.cuh"

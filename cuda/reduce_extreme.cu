@@ -21,24 +21,24 @@ __device__ __forceinline__ bool comes_before(bool maximum, float x, int place, f
 
 template <class T, int Lanes, bool Vector>
 __global__ void __launch_bounds__(block_threads)
-    extreme_row_kernel(bool maximum, std::int64_t rows, std::int64_t n, const T* x, T* y, std::int32_t* index) {
+    extreme_row_kernel(bool maximum, std::int64_t rows, int n, const T* x, T* y, std::int32_t* index) {
   using Access = RowPackets<T, Lanes, Vector>;
   __shared__ float values[block_threads / 32];
   __shared__ int places[block_threads / 32];
   const std::int64_t row = Lanes == 32 ? static_cast<std::int64_t>(blockIdx.x) * (block_threads / 32) + threadIdx.x / 32 : blockIdx.x;
   const int lane = static_cast<int>(threadIdx.x) % Lanes;
   if (row >= rows) return;
-  x += row * n;
+  x += row * static_cast<std::int64_t>(n);
   float best = 0;
   int place = -1;
-  for (std::int64_t p = 0; p * Access::span < n; ++p) {
+  for (int p = 0; p * static_cast<std::int64_t>(Access::span) < n; ++p) {
     const Packet<T> packet = Access::load(x, n, lane, p, 0.0f);
 #pragma unroll
     for (int j = 0; j < Access::size; ++j) {
-      const std::int64_t column = Access::column(lane, p, j);
-      if (column >= n || !comes_before(maximum, packet.get(j), static_cast<int>(column), best, place)) continue;
+      const int column = Access::column(lane, p, j);
+      if (column >= n || !comes_before(maximum, packet.get(j), column, best, place)) continue;
       best = packet.get(j);
-      place = static_cast<int>(column);
+      place = column;
     }
   }
 #pragma unroll
@@ -179,15 +179,16 @@ void run(const ExtremeForward& args, Stream stream) {
                         args.scratch.as<float>(), stream);
     });
   } else if (inner == 1) {
+    require_columns("extreme", n);
     with_storage(args.x.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
       with_bool(packed_rows(n, args.x.dtype, {args.x.data}), [&](auto packed) {
         if (n <= 1024)
           extreme_row_kernel<T, 32, packed.value><<<blocks_for(outer, block_threads / 32), block_threads, 0, native(stream)>>>(
-              args.maximum, outer, n, args.x.as<T>(), args.y.as<T>(), index);
+              args.maximum, outer, static_cast<int>(n), args.x.as<T>(), args.y.as<T>(), index);
         else
           extreme_row_kernel<T, block_threads, packed.value><<<blocks_for(outer, 1), block_threads, 0, native(stream)>>>(
-              args.maximum, outer, n, args.x.as<T>(), args.y.as<T>(), index);
+              args.maximum, outer, static_cast<int>(n), args.x.as<T>(), args.y.as<T>(), index);
       });
     });
   } else {

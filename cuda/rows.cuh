@@ -72,6 +72,24 @@ __device__ __forceinline__ void visit_row(int lane, std::int64_t width, F f, con
   }
 }
 
+/// f(const float (&values)[N]) for this lane's packets of the row; N = 1 where it does not consist of packets.
+template <int Lanes, class F, class S>
+__device__ __forceinline__ void visit_packets(int lane, std::int64_t width, F f, const S* row) {
+  constexpr int N = packet_size<S>;
+  if (width % N == 0 && aligned_for<N>(row)) {
+    for (std::int64_t c = N * lane; c < width; c += N * Lanes) {
+      float values[N];
+      load_packet(row + c, values);
+      f(values);
+    }
+  } else {
+    for (std::int64_t c = lane; c < width; c += Lanes) {
+      const float values[1] = {widen(row[c])};
+      f(values);
+    }
+  }
+}
+
 /// y[column] = f(column, values...).
 template <int Lanes, class Y, class F, class... S>
 __device__ __forceinline__ void map_row(int lane, std::int64_t width, Y* y, F f, const S*... pointers) {
@@ -134,8 +152,8 @@ struct HeldRow {
   }
 };
 
-/// The widest row that held rows take.
-constexpr std::int64_t held_row_width = 8192;
+/// The widest row that held rows take, and the shared memory for what belongs to their columns.
+constexpr std::int64_t held_row_width = 8192, held_parameter_bytes = 47 * 1024;  // 1 KiB is left for what kernels share besides
 
 /// How a kernel over held rows is launched: groups of Held::lanes threads, each with `each` rows one after the other, so that a block
 /// reads parameters of the columns once for many rows.
@@ -145,11 +163,12 @@ struct HeldLaunch {
 };
 
 /// Calls launch(Held{}, HeldLaunch) with the form for rows of this width in storage S; false (and no call) where rows do not consist of
-/// 16-byte packets or are too wide to be held: such rows are read twice.
+/// 16-byte packets, or they or the `parameters` vectors over their columns are too wide to be held: such rows are read twice.
 template <class S, class Launch>
-bool dispatch_held_rows(std::int64_t rows, std::int64_t width, std::initializer_list<const View*> views, Launch launch) {
+bool dispatch_held_rows(std::int64_t rows, std::int64_t width, int parameters, std::initializer_list<const View*> views, Launch launch) {
   constexpr int N = packet_size<S>;
-  if (width > held_row_width || !packets_fit<N>(width, views)) return false;
+  if (width > held_row_width || parameters * width * static_cast<std::int64_t>(sizeof(float)) > held_parameter_bytes) return false;
+  if (!packets_fit<N>(width, views)) return false;
   if (rows == 0) return true;
   const auto call = [&](auto held, std::int64_t blocks_wanted) {
     const std::int64_t groups = block_threads / decltype(held)::lanes;
@@ -163,7 +182,7 @@ bool dispatch_held_rows(std::int64_t rows, std::int64_t width, std::initializer_
   else if (width <= warp_row_width)
     call(HeldRow<32, N, 32 / N>{}, 264);
   else
-    call(HeldRow<256, N, 32 / N>{}, 528);
+    call(HeldRow<256, N, 32 / N>{}, 264);
   return true;
 }
 

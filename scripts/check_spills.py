@@ -69,7 +69,9 @@ def main():
         failed += 1
         print(f"FAIL the planted spill was not seen:\n{report}")
 
-    jobs = [(source, architecture) for source in sorted((ROOT / "cuda").rglob("*.cu")) for architecture in ARCHITECTURES]
+    # Files that call cuDNN compile only where it is installed; their kernels are one line.
+    sources = [source for source in sorted((ROOT / "cuda").rglob("*.cu")) if not source.name.endswith("_cudnn.cu")]
+    jobs = [(source, architecture) for source in sources for architecture in ARCHITECTURES]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(lambda job: compile_file(nvcc, *job), jobs))
     for (source, architecture), (status, report) in zip(jobs, results):

@@ -210,6 +210,10 @@ std::vector<OpEntry> op_table() {
   add("binary", [](const OpPlace& p) {
     return on_rows(p, {hidden(p), hidden(p, "y")}, 2, 6, [](Operands in) { return multiply(in[0], in[1]); });
   });
+  add("where", [](const OpPlace& p) {
+    const Tensor mask = binary(Binary::greater, hidden(p).detached(), hidden(p, "y").detached());
+    return on_rows(p, {mask, hidden(p), hidden(p, "y")}, 3, 8, [](Operands in) { return where(in[0], in[1], in[2]); });
+  });
   add("affine", [](const OpPlace& p) { return on_rows(p, {hidden(p)}, 1, 3, [](Operands in) { return affine(in[0], 3.0, 1.0); }); });
   add("swiglu", [](const OpPlace& p) {
     return on_rows(p, {hidden(p), hidden(p, "up")}, 2, 7, [](Operands in) { return swiglu(in[0], in[1]); });
@@ -266,6 +270,13 @@ std::vector<OpEntry> op_table() {
   }).bf16 = false;
   add("sample_tokens", sampling_at_size).float64 = false;
   add("adamw_update", adamw_at_size).bf16 = false;
+  add("advance_step", [](const OpPlace& p) {
+    return OpAtSize{"[3]", {32, 0}, {}, {activation(p, "gradient", {1})}, [](Operands in) {
+                      const Tensor control = step_control(1e-3, 0, in[0].device());
+                      advance_step(control, squared_norm(in.first(1)), 0.25);
+                      return convert(control, DType::f32);
+                    }};
+  });
   for (OpEntry& entry : table_op_entries()) table.push_back(std::move(entry));
   add_recurrent_entries(table);
   return table;

@@ -9,6 +9,7 @@
 #include "engine/ops/elementwise.h"
 #include "engine/ops/layout.h"
 #include "engine/ops/matmul.h"
+#include "engine/ops/recurrent_library.h"
 
 namespace expctr {
 namespace {
@@ -32,20 +33,35 @@ struct Outputs {
   Tensor cell(const Tensor& from) const { return from.slice_rows(start_of_cell(), batch * hidden).reshape({batch, hidden}); }
 };
 
+View view_of(const Tensor& tensor) { return tensor.defined() ? tensor.view() : View{}; }
+
+/// Parameters are f32 beside f32 and bf16 activations, f64 beside f64.
+void require_weights(const char* op, const char* name, const Tensor& x, const Tensor& weight) {
+  if (!weight.defined() || (weight.device() == x.device() && weight.dtype() == (x.dtype() == DType::f64 ? DType::f64 : DType::f32))) return;
+  throw ShapeError(fmt::format("{}: x is {} on {}, {} is {} on {}", op, dtype_name(x.dtype()), device_name(x.device()), name,
+                               dtype_name(weight.dtype()), device_name(weight.device())),
+                   "parameters are on x's device, f64 beside f64 and f32 otherwise");
+}
+
 void check(const char* op, RecurrentCell cell, const Tensor& x, const RecurrentWeights& w, const Tensor& lengths, const Tensor& initial,
            const Tensor& initial_cell) {
   require_rank(op, "x", x, 3);
   require_rank(op, "weights.hidden", w.hidden, 2);
   const std::int64_t batch = x.dim(0), hidden = w.hidden.dim(1), rows = recurrent_gates(cell) * hidden;
-  require_same_place(op, x, w.hidden);
-  require_same_place(op, x, w.input);
+  require_weights(op, "weights.hidden", x, w.hidden);
+  require_weights(op, "weights.input", x, w.input);
+  require_weights(op, "weights.bias_input", x, w.bias_input);
+  require_weights(op, "weights.bias_hidden", x, w.bias_hidden);
   require_shape(op, "weights.hidden", w.hidden, {rows, hidden}, "a row a gate and unit");
   require_shape(op, "weights.input", w.input, {rows, x.dim(2)}, "a row a gate and unit, a column an element of x");
   if (w.bias_input.defined()) require_shape(op, "weights.bias_input", w.bias_input, {rows});
   if (w.bias_hidden.defined()) require_shape(op, "weights.bias_hidden", w.bias_hidden, {rows});
   if (lengths.defined()) require_shape(op, "lengths", lengths, {batch}, "one length a row");
-  if (initial.defined()) require_shape(op, "initial", initial, {batch, hidden});
-  if (initial_cell.defined()) require_shape(op, "initial_cell", initial_cell, {batch, hidden});
+  for (const auto& [name, tensor] : {std::pair<const char*, const Tensor&>{"initial", initial}, {"initial_cell", initial_cell}}) {
+    if (!tensor.defined()) continue;
+    require_same_place(op, x, tensor);
+    require_shape(op, name, tensor, {batch, hidden});
+  }
 }
 
 /// The input product takes all time steps, so padding must be numbers: it becomes zeros.
@@ -56,9 +72,10 @@ RecurrentWeights dense_weights(const RecurrentWeights& w) { return {dense(w.inpu
 /// x is zero where it is padding.
 RecurrentStates run_layer(const char* op, RecurrentCell cell, const Tensor& x, const RecurrentWeights& w, const Tensor& attention,
                           const Tensor& lengths, const Tensor& initial, const Tensor& initial_cell) {
-  const std::int64_t batch = x.dim(0), time = x.dim(1), hidden = w.hidden.dim(1), gates = recurrent_gates(cell);
+  const std::int64_t batch = x.dim(0), time = x.dim(1), hidden = w.hidden.dim(1);
+  if (const RecurrentStates states = library_layer(op, cell, x, w, lengths, initial, initial_cell); states.all.defined()) return states;
   const bool is_lstm = cell == RecurrentCell::lstm;
-  const Tensor projected = matmul(x.reshape({batch * time, x.dim(2)}), w.input, false, true).reshape({batch, time, gates * hidden});
+  const Tensor projected = matmul(x.reshape({batch * time, x.dim(2)}), w.input, false, true).reshape({batch, time, w.input.dim(0)});
   Outputs out{Tensor(), batch, time, hidden};
   Tensor y = Tensor::empty({out.elements()}, x.dtype(), x.device());
   Tensor saved, cells;
@@ -66,36 +83,35 @@ RecurrentStates run_layer(const char* op, RecurrentCell cell, const Tensor& x, c
     saved = Tensor::empty({batch, time, 4 * hidden}, x.dtype(), x.device());
     if (is_lstm) cells = Tensor::empty({batch, time, hidden}, x.dtype(), x.device());
   }
-  const auto view = [](const Tensor& tensor) { return tensor.defined() ? tensor.view() : View{}; };
   const Layer layer{cell, batch, time, hidden, w.hidden, attention, lengths, initial, initial_cell};
   run(x.device(), RecurrentForward{cell,
                                    projected,
                                    w.hidden,
-                                   view(w.bias_input),
-                                   view(w.bias_hidden),
-                                   view(attention),
-                                   view(lengths),
-                                   view(initial),
-                                   view(initial_cell),
+                                   view_of(w.bias_input),
+                                   view_of(w.bias_hidden),
+                                   view_of(attention),
+                                   view_of(lengths),
+                                   view_of(initial),
+                                   view_of(initial_cell),
                                    out.all(y),
                                    out.last(y),
                                    is_lstm ? out.cell(y).view() : View{},
-                                   view(saved),
-                                   view(cells),
+                                   view_of(saved),
+                                   view_of(cells),
                                    {}});
   const Tensor plain = y.detached();
   y = record(op, y, {projected, w.hidden, w.bias_input, w.bias_hidden, attention, initial, initial_cell},
              [=](const Tensor& dy, const GradientSlots& d) {
-               const auto slot = [&](std::size_t i) { return view(d[i]); };
+               const auto slot = [&](std::size_t i) { return view_of(d[i]); };
                run(layer.weight.device(), RecurrentBackward{layer.cell,
                                                             layer.weight,
-                                                            view(layer.attention),
-                                                            view(layer.lengths),
-                                                            view(layer.initial),
-                                                            view(layer.initial_cell),
+                                                            view_of(layer.attention),
+                                                            view_of(layer.lengths),
+                                                            view_of(layer.initial),
+                                                            view_of(layer.initial_cell),
                                                             out.all(plain),
-                                                            view(saved),
-                                                            view(cells),
+                                                            view_of(saved),
+                                                            view_of(cells),
                                                             out.all(dy),
                                                             out.last(dy),
                                                             is_lstm ? out.cell(dy).view() : View{},

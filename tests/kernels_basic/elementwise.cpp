@@ -33,12 +33,37 @@ double naive(Unary function, double x) {
       return x * x;
     case Unary::softplus:
       return std::log(1 + std::exp(x));
+    case Unary::sqrt:
+      return std::pow(x, 0.5);
+    case Unary::rsqrt:
+      return std::pow(x, -0.5);
+    case Unary::absolute:
+      return x < 0 ? -x : x;
+    case Unary::negate:
+      return -x;
+    case Unary::reciprocal:
+      return 1 / x;
+    case Unary::log1p:
+      return std::log(1 + x);
+    case Unary::softsign:
+      return x / (1 + std::max(x, -x));
+    case Unary::clamp:
+    case Unary::leaky_relu:
+    case Unary::elu:
+      break;  // they take parameters, as the table of op cases gives them
   }
   return 0;
 }
 
-constexpr Unary unaries[] = {Unary::relu,      Unary::sigmoid, Unary::tanh, Unary::silu,   Unary::gelu,
-                             Unary::gelu_tanh, Unary::exp,     Unary::log,  Unary::square, Unary::softplus};
+constexpr Unary unaries[] = {Unary::relu,     Unary::sigmoid, Unary::tanh,       Unary::silu,     Unary::gelu,    Unary::gelu_tanh,
+                             Unary::exp,      Unary::log,     Unary::square,     Unary::softplus, Unary::sqrt,    Unary::rsqrt,
+                             Unary::absolute, Unary::negate,  Unary::reciprocal, Unary::log1p,    Unary::softsign};
+
+/// Functions of positive numbers only, or with a pole at 0.
+bool wants_positive(Unary function) {
+  return function == Unary::log || function == Unary::log1p || function == Unary::sqrt || function == Unary::rsqrt ||
+         function == Unary::reciprocal;
+}
 
 std::vector<std::int64_t> aligned(const std::vector<std::int64_t>& shape) {
   std::vector<std::int64_t> result(5, 1);
@@ -84,7 +109,7 @@ TEST_CASE_TEMPLATE("unary functions and their derivatives", T, float, double) {
     for (const std::int64_t n : {0, 1, 7, 33, 9001}) {
       CAPTURE(static_cast<int>(function));
       CAPTURE(n);
-      const double low = function == Unary::log ? 0.2 : -4;
+      const double low = wants_positive(function) ? 0.2 : -4;
       const std::vector<T> x = values<T>(n, 1, low, 4), dy = values<T>(n, 2), dx0 = values<T>(n, 3);
       const auto results = on_one_and_two_threads([&] {
         Guarded<T> vx({n}, x), vy({n}, std::vector<T>(x.size())), vdy({n}, dy), vdx({n}, dx0);
@@ -97,10 +122,12 @@ TEST_CASE_TEMPLATE("unary functions and their derivatives", T, float, double) {
       for (std::size_t i = 0; i < x.size(); ++i) {
         const double at = static_cast<double>(x[i]), h = 1e-4;
         y.push_back(naive(function, at));
-        // Fourth-order difference; good to about 1e-11.
+        // Fourth-order difference, good to about 1e-11, but for functions with a kink at 0.
         const double slope =
-            function == Unary::relu
-                ? (at > 0 ? 1 : 0)
+            function == Unary::relu       ? (at > 0 ? 1 : 0)
+            : function == Unary::absolute ? (at > 0 ? 1 : -1)
+            : function == Unary::softsign
+                ? 1 / ((1 + std::abs(at)) * (1 + std::abs(at)))
                 : (8 * (naive(function, at + h) - naive(function, at - h)) - (naive(function, at + 2 * h) - naive(function, at - 2 * h))) /
                       (12 * h);
         dx.push_back(static_cast<double>(dx0[i]) + static_cast<double>(dy[i]) * slope);

@@ -136,6 +136,8 @@ OP_CASES(attention) {
   const MaskedCase masked[] = {
       {"cross", {2, 1, 4, false, 0.5}, {0, 3, 5}, {0, 2, 9}, {}, {}},
       {"cross, a sequence without keys and one without queries", {1, 1, 3, false, 0.5}, {0, 2, 4, 4}, {0, 0, 3, 5}, {}, {}},
+      {"no keys at all", {1, 1, 3, false, 0.5}, {0, 3}, {0, 0}, {}, {}},
+      {"no queries at all", {1, 1, 3, true, 0.5}, {0, 0}, {0, 5}, {}, {}},
       {"cross over blocks of keys", {2, 2, 16, false, 0.25}, {0, 2, 40}, {0, 70, 103}, {}, {}},
       {"causal behind other tokens", {2, 1, 4, true, 0.5}, {0, 2, 3}, {0, 5, 38}, {}, {}},
       {"causal with more queries than keys", {1, 1, 4, true, 0.5}, {0, 4}, {0, 2}, {}, {}},

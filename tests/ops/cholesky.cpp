@@ -86,6 +86,7 @@ std::vector<Device> devices() {
 }  // namespace
 
 OP_CASES(cholesky) {
+  meaningless(DType::bf16, "8 bits are too few to factorise with: matrices and solutions are f32");
   for (const auto& [batch, n] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {0, 3}, {2, 0}, {3, 2}, {2, 33}, {1, 150}}) {
     add_case(
         Shape{batch, n, n}.text(), {positive_definite(batch, n, 1)}, [](std::span<const Tensor> in) { return cholesky(in[0]).factor; },
@@ -95,6 +96,7 @@ OP_CASES(cholesky) {
 }
 
 OP_CASES(cholesky_solve) {
+  meaningless(DType::bf16, "8 bits are too few to factorise with: matrices and solutions are f32");
   for (const auto& [shape, columns] : {std::pair<Shape, std::int64_t>{{1, 1, 1}, 1},
                                        {{0, 3, 3}, 2},
                                        {{2, 3, 3}, 0},

@@ -103,11 +103,11 @@ void add_cases(Kind kind) {
   for (const Plan& p : plans) {
     const std::int64_t rows = (kind == Kind::lstm ? 4 : 3) * p.hidden;
     const double scale = 1.0 / std::sqrt(static_cast<double>(p.hidden));
-    std::vector<Operand> operands = {poisoned(uniform({p.batch, p.time, p.width}), p), uniform({rows, p.width}, -1, 1, 2),
-                                     uniform({rows, p.hidden}, -2 * scale, 2 * scale, 3)};
+    std::vector<Operand> operands = {poisoned(uniform({p.batch, p.time, p.width}), p), parameter(uniform({rows, p.width}, -1, 1, 2)),
+                                     parameter(uniform({rows, p.hidden}, -2 * scale, 2 * scale, 3))};
     if (p.biases) {
-      operands.push_back(uniform({rows}, -0.5, 0.5, 4));
-      operands.push_back(uniform({rows}, -0.5, 0.5, 5));
+      operands.push_back(parameter(uniform({rows}, -0.5, 0.5, 4)));
+      operands.push_back(parameter(uniform({rows}, -0.5, 0.5, 5)));
     }
     if (kind == Kind::augru || kind == Kind::aigru) operands.push_back(poisoned(uniform({p.batch, p.time}, 0.0, 1.0, 6), p));
     if (p.initial) operands.push_back(uniform({p.batch, p.hidden}, -1, 1, 7));

@@ -1,4 +1,4 @@
-// Recurrent layers against PyTorch's (values kept in recurrent_golden.h) and against the reference case of GRU4Rec.
+// Recurrent layers against PyTorch's (values kept in recurrent_golden.h) and against the reference cases of GRU4Rec and DIEN.
 #include "tests/ops/recurrent_golden.h"
 
 #include <doctest/doctest.h>
@@ -109,6 +109,44 @@ TEST_CASE("the reference case of GRU4Rec") {
     compare("grad.param.gru.weight_hh", layer.hidden.gradient());
     compare("grad.param.dense.weight", weight.gradient());
     CHECK(report.finish());
+  }
+}
+
+TEST_CASE("the reference cases of DIEN: interest states of the GRU, final state of the AUGRU") {
+  for (const char* name : {"dien_bilinear", "dien_dot", "dien_mlp"}) {
+    const std::filesystem::path folder = oracle_root() / "ctr" / name;
+    const SafetensorsFile file = SafetensorsFile::open(folder / "tensors.safetensors");
+    const std::vector<std::int32_t> items = integers(file, "in.hist_item");
+    const Shape history = shape_of(file, "in.hist_item");
+    std::vector<std::int32_t> lengths(static_cast<std::size_t>(history[0]));  // padded behind, with item 0
+    for (std::size_t i = 0; i < items.size(); ++i) lengths[i / static_cast<std::size_t>(history[1])] += items[i] != 0;
+    for (const Place& place : places()) {
+      OracleReport report(folder, "recurrent layers, " + device_name(place.device) + " " + dtype_name(place.dtype));
+      const auto tensor = [&](const std::string& tensor_name) {
+        return tensor_of(doubles(file, tensor_name), shape_of(file, tensor_name), place.dtype, place.device);
+      };
+      const auto layer = [&](const std::string& prefix) {
+        return RecurrentWeights{tensor(prefix + ".weight_ih"), tensor(prefix + ".weight_hh"), tensor(prefix + ".bias_ih"),
+                                tensor(prefix + ".bias_hh")};
+      };
+      const auto look_up = [&](const std::string& table, const std::string& ids) {
+        const std::vector<std::int32_t> values = integers(file, ids);
+        return gather(tensor(table), Tensor::of(values, {static_cast<std::int64_t>(values.size())}, place.device));
+      };
+      const Tensor row_lengths = Tensor::of(lengths, {history[0]}, place.device);
+      const Tensor flat = concat_columns({look_up("param.emb.item", "in.hist_item"), look_up("param.emb.cate", "in.hist_cate")});
+      const Tensor interests = gru(flat.reshape({history[0], history[1], flat.dim(1)}), layer("param.gru"), row_lengths).all;
+      std::vector<double> expected = doubles(file, "out.interest_states");
+      for (std::size_t i = 0; i < expected.size(); ++i) {  // ours are zero where there is padding
+        const std::size_t step = i / static_cast<std::size_t>(flat.dim(1)), time = static_cast<std::size_t>(history[1]);
+        if (step % time >= static_cast<std::size_t>(lengths[step / time])) expected[i] = 0;
+      }
+      report.compare("interest states", doubles(interests), expected, place.tolerance);
+      const Tensor attention = tensor("out.attention");
+      report.compare("final state", doubles(augru(interests, layer("param.augru"), attention, row_lengths).last),
+                     doubles(file, "out.final_state"), place.tolerance);
+      CHECK(report.finish());
+    }
   }
 }
 

@@ -212,6 +212,10 @@ LaunchProfile profile_launches(int compute_capability, const std::function<void(
   if (outcome.code != 0 || outcome.errors.find("vgpu: ") != std::string::npos)
     throw Error(fmt::format("the profiled body of '{}' (call {}, compute capability {}) failed: exit code {}, signal {}\n{}{}", test, call,
                             compute_capability, outcome.code, outcome.signal, outcome.output, outcome.errors));
+  if (const char* kept = std::getenv(keep_profiles_variable); kept != nullptr)
+    fs::copy_file(profile_file(folder, call),
+                  fs::path(kept) / fmt::format("{}-{}-{}.jsonl", folder.filename().string(), call, compute_capability),
+                  fs::copy_options::overwrite_existing);
   return read_launch_profile(read_text(profile_file(folder, call)));
 }
 

@@ -81,6 +81,9 @@ struct ProfileOptions {
   std::uint64_t seed = 0;
 };
 
+/// Where profiles are kept besides, one file a call, when this names a folder: scripts/kernel_table.py reads them.
+constexpr const char* keep_profiles_variable = "EXPCTR_KEEP_PROFILES";
+
 /// Runs `body` in a child process of this test program on a virtual device of compute capability 80 or 90 and returns what was counted.
 /// Throws Error with the child's output when the body threw, failed a check, or the virtual GPU reported something.
 LaunchProfile profile_launches(int compute_capability, const std::function<void()>& body, const ProfileOptions& options = {});
