@@ -199,12 +199,12 @@ void forward_f32(const RecurrentForward& args, const Extents& e, Stream stream) 
                                                                       args.scratch.as<float>());
   check_launch("transpose_weight");
   p.weight = args.scratch.data;
-  const int lanes = recurrent_lanes(e.hidden), rows = recurrent_threads / lanes * rows_per_thread;
+  const int lanes = recurrent_lanes(e.hidden), threads = recurrent_block(lanes), rows = threads / lanes * rows_per_thread;
   with_cell(args.cell, [&](auto cell) {
     with_residence("recurrent", forward_shared_floats(args.cell, e.hidden, rows) * 4, e.columns() * e.hidden * 4,
                    [&](auto resident, std::size_t shared) {
-                     start("recurrent", recurrent_forward_kernel<cell.value, resident.value>, blocks_for(e.batch, rows), recurrent_threads,
-                           shared, stream, p, lanes);
+                     start("recurrent", recurrent_forward_kernel<cell.value, resident.value>, blocks_for(e.batch, rows), threads, shared,
+                           stream, p, lanes);
                    });
   });
 }
@@ -226,12 +226,12 @@ void forward_bf16(const RecurrentForward& args, const Extents& e, Stream stream)
 void backward_f32(const RecurrentBackward& args, const Extents& e, const BackwardParts& parts, Stream stream) {
   RecurrentPointers<float> p = pointers_of<float>(args, e, parts);
   p.weight = args.weight.data;
-  const int lanes = recurrent_lanes(e.hidden), rows = recurrent_threads / lanes * rows_per_thread;
+  const int lanes = recurrent_lanes(e.hidden), threads = recurrent_block(lanes), rows = threads / lanes * rows_per_thread;
   with_cell(args.cell, [&](auto cell) {
     with_residence("recurrent_backward", backward_shared_floats(args.cell, e.hidden, rows) * 4, e.columns() * e.hidden * 4,
                    [&](auto resident, std::size_t shared) {
-                     start("recurrent_backward", recurrent_backward_kernel<cell.value, resident.value>, blocks_for(e.batch, rows),
-                           recurrent_threads, shared, stream, p, lanes);
+                     start("recurrent_backward", recurrent_backward_kernel<cell.value, resident.value>, blocks_for(e.batch, rows), threads,
+                           shared, stream, p, lanes);
                    });
   });
 }

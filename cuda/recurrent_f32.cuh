@@ -11,17 +11,20 @@ namespace expctr::cuda {
 
 constexpr int rows_per_thread = 4;
 
-/// Threads across units; 256 / lanes groups of threads have four rows each.
+/// Threads across units; each group of so many threads has four rows.
 inline int recurrent_lanes(std::int64_t hidden) {
   int lanes = 32;
   while (lanes < recurrent_threads && lanes < hidden) lanes *= 2;
   return lanes;
 }
 
+/// Threads of a block: few, because a step's latency is what counts and more blocks hide it; two warps share the weights of narrow layers.
+inline int recurrent_block(int lanes) { return lanes < 64 ? 64 : lanes; }
+
 struct TileOfRows {
   int rows, group, lane, first;  ///< rows of the block; this thread's group and lane; the block's first row
   __device__ __forceinline__ explicit TileOfRows(int lanes)
-      : rows(recurrent_threads / lanes * rows_per_thread),
+      : rows(static_cast<int>(blockDim.x) / lanes * rows_per_thread),
         group(static_cast<int>(threadIdx.x) / lanes),
         lane(static_cast<int>(threadIdx.x) % lanes),
         first(static_cast<int>(blockIdx.x) * rows) {}
@@ -78,9 +81,9 @@ __device__ __forceinline__ void load_biases(const RecurrentPointers<T>& p, int c
 __device__ __forceinline__ void copy_words(const float* from, std::int64_t count, float* to) {
   const float4* wide = reinterpret_cast<const float4*>(from);
   if (aligned16(from) && count % 4 == 0) {
-    for (std::int64_t i = threadIdx.x; i < count / 4; i += recurrent_threads) reinterpret_cast<float4*>(to)[i] = wide[i];
+    for (std::int64_t i = threadIdx.x; i < count / 4; i += static_cast<int>(blockDim.x)) reinterpret_cast<float4*>(to)[i] = wide[i];
   } else {
-    for (std::int64_t i = threadIdx.x; i < count; i += recurrent_threads) to[i] = from[i];
+    for (std::int64_t i = threadIdx.x; i < count; i += static_cast<int>(blockDim.x)) to[i] = from[i];
   }
 }
 
