@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/kernels/linear.h"
+#include "base/kernels/matmul.h"
 #include "cpu/linear_multiply.h"
 #include "cpu/linear_pack.h"
 #include "cpu/run.h"
@@ -18,6 +19,15 @@ namespace {
 constexpr std::int64_t forward_rows = 96;    // logits of a tile: 384 KB
 constexpr std::int64_t backward_rows = 480;  // logits of a tile: 1.9 MB, shared by the threads
 constexpr std::int64_t tile_panels = vocabulary_tile / panel_width;
+
+View matrix(float* data, std::int64_t rows, std::int64_t columns) {
+  View view;
+  view.data = data;
+  view.rank = 2;
+  view.shape[0] = rows;
+  view.shape[1] = columns;
+  return view;
+}
 
 std::int64_t tile_count(const PackedWeight& weight) { return (weight.outputs + vocabulary_tile - 1) / vocabulary_tile; }
 
@@ -112,7 +122,10 @@ void run(const LinearCrossEntropyBackward& args, Stream) {
                    {"dlog_probability", args.dlog_probability},
                    {"dx", args.dx},
                    {"scratch", args.scratch}});
-  require_arguments(args.dx.dtype == DType::f32 && args.dx.rows() == args.x.rows() && args.dx.width() == args.weight.inputs,
+  require_arguments(args.dweight.empty() || (args.dweight.dtype == DType::f32 && args.dweight.rows() == args.weight.outputs &&
+                                             args.dweight.width() == args.weight.inputs),
+                    "LinearCrossEntropyBackward", "dweight is f32 [outputs, inputs] or absent", {{"dweight", args.dweight}});
+  require_arguments(args.dx.empty() || (args.dx.dtype == DType::f32 && args.dx.rows() == args.x.rows() && args.dx.width() == args.weight.inputs),
                     "LinearCrossEntropyBackward", "dx is like x", {{"x", args.x}, {"dx", args.dx}});
   const KernelTable& table = kernels();
   const PackedWeight& weight = args.weight;
@@ -143,8 +156,16 @@ void run(const LinearCrossEntropyBackward& args, Stream) {
           for (std::int64_t i = 0; i < classes; ++i) row[i] *= -factor;
         }
       });
-      pack_outputs(table, weight, logits, vocabulary_tile, rows, classes, packed_gradient);
-      multiply_transposed(table, weight, packed_gradient, rows, n0, n0 + classes, args.dx.as<float>() + r0 * weight.inputs);
+      if (!args.dx.empty()) {
+        pack_outputs(table, weight, logits, vocabulary_tile, rows, classes, packed_gradient);
+        multiply_transposed(table, weight, packed_gradient, rows, n0, n0 + classes, args.dx.as<float>() + r0 * weight.inputs);
+      }
+      if (!args.dweight.empty()) {
+        for (std::int64_t r = 1; r < rows && classes < vocabulary_tile; ++r) std::copy_n(logits + r * vocabulary_tile, classes, logits + r * classes);
+        run(MatMul{1.0, true, false, true, matrix(logits, rows, classes), matrix(args.x.as<float>() + r0 * weight.inputs, rows, weight.inputs),
+                   matrix(args.dweight.as<float>() + n0 * weight.inputs, classes, weight.inputs)},
+            Stream{});
+      }
     }
   }
 }

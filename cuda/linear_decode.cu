@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(decode_threads) decode_kernel(const __grid_con
 }  // namespace
 
 bool decodes(const WeightProduct& p) {
-  return is_quantised(p.weight.dtype) && !p.transposed && p.rows <= decode_rows && p.addend == nullptr && !p.accumulate;
+  return is_quantised(p.weight.dtype) && !p.transposed && p.rows <= decode_rows && p.addend == nullptr && !p.accumulate && p.low_depth == 0;
 }
 
 void multiply_decoding(const WeightProduct& p, Stream stream) {

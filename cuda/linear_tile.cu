@@ -16,7 +16,9 @@ constexpr int staged_rows = 32, staged_stride = 136;  // 8 mod 32: rows of a fra
 enum class Epilogue { store, softmax, gradient };
 
 struct TileArgs {
-  LeftOperand a;
+  LeftOperand a, low;      ///< low.depth 0: no second product
+  const std::uint16_t* v;  ///< right operand of the second product
+  std::int64_t v_stride;
   int columns;  ///< of the result
   int stored;   ///< columns written: columns, or with the zeros that pad rows of gradients
   Epilogue epilogue;
@@ -245,6 +247,10 @@ __global__ void __launch_bounds__(tile_threads, 2) tile_kernel(const __grid_cons
   const int m0 = static_cast<int>(blockIdx.x) * tile_rows, n0 = static_cast<int>(blockIdx.y) * tile_columns;
   TileSums sums = {};
   accumulate_tile<Transposed>(args.a, tiles, m0, n0, shared, sums);
+  if (args.low.depth > 0) {
+    const DenseTiles<Transposed> thin{args.v, args.v_stride, Transposed ? args.low.depth : args.columns, static_cast<int>(args.v_stride)};
+    accumulate_tile<Transposed>(args.low, thin, m0, n0, shared, sums);
+  }
   float* floats = reinterpret_cast<float*>(shared);
   if constexpr (!Transposed) {
     if (args.epilogue == Epilogue::softmax) return store_softmax(args, m0, n0, floats, sums);
@@ -255,7 +261,7 @@ __global__ void __launch_bounds__(tile_threads, 2) tile_kernel(const __grid_cons
 
 template <bool Transposed, class Tiles>
 void launch(const TileArgs& args, const Tiles& tiles, Stream stream) {
-  constexpr int bytes = loop_bytes<Tiles>;
+  constexpr int bytes = std::max(loop_bytes<Tiles>, loop_bytes<DenseTiles<Transposed>>);
   static_assert(bytes >= staged_rows * staged_stride * 4 + tile_rows * static_cast<int>(sizeof(RowGradient)));
   EXPCTR_CUDA_CHECK(cudaFuncSetAttribute(tile_kernel<Transposed, Tiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   const std::int64_t column_tiles = ceil_div(args.columns, tile_columns);
@@ -291,6 +297,11 @@ void multiply_tiled(const WeightProduct& p, Stream stream) {
   args.a = left_operand(p.a, p.rows, p.transposed ? p.count : p.weight.inputs);
   args.columns = args.stored = static_cast<int>(p.transposed ? p.weight.inputs : p.count);
   args.alpha = p.alpha;
+  if (p.low_depth > 0) {
+    args.low = left_operand(p.low, p.rows, p.low_depth);
+    args.v = p.v;
+    args.v_stride = p.v_stride;
+  }
   args.y = p.y;
   args.y_stride = p.y_stride;
   args.y_bf16 = p.y_dtype == DType::bf16;

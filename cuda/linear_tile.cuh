@@ -12,6 +12,13 @@ namespace expctr::cuda {
 
 constexpr int tile_threads = 256, tile_rows = 128, tile_columns = 128, tile_depth = 32, tile_stages = 4;
 
+/// threadIdx.x, read anew: what is computed from it is not kept in registers from one product to the next.
+__device__ __forceinline__ int thread_of_block() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
 struct LeftOperand {
   const std::uint16_t* data;
   std::int64_t stride;  ///< elements, a multiple of 8
@@ -32,9 +39,9 @@ struct DenseTiles {
   std::int64_t stride;
   int rows, columns;  ///< of the slice of the weight; columns: with padding, a multiple of 8
 
-  __device__ __forceinline__ void load(std::uint32_t stage, std::uint32_t, int step, int n0) const {
+  __device__ __forceinline__ void load(std::uint32_t stage, std::uint32_t, int step, int n0, int thread) const {
 #pragma unroll
-    for (int i = static_cast<int>(threadIdx.x); i < 512; i += tile_threads) {
+    for (int i = thread; i < 512; i += tile_threads) {
       const int row = Transposed ? i / 16 : i / 4, chunk = Transposed ? i % 16 : i % 4;
       const int from_row = Transposed ? step * tile_depth + row : n0 + row, from_column = (Transposed ? n0 : step * tile_depth) + chunk * 8;
       const bool valid = from_row < rows && from_column < columns;
@@ -69,10 +76,10 @@ struct QuantisedTiles {
     }
   }
 
-  __device__ __forceinline__ void load(std::uint32_t stage, std::uint32_t tail, int step, int n0) const {
+  __device__ __forceinline__ void load(std::uint32_t stage, std::uint32_t tail, int step, int n0, int thread) const {
     constexpr int units = Transposed ? 4 : 1;
     const int unit0 = Transposed ? n0 / unit_elements : step, row0 = first + (Transposed ? step * tile_depth : n0),
-              thread = static_cast<int>(threadIdx.x), other = tile_threads - 1 - thread;  // the codes do not need all threads
+              other = tile_threads - 1 - thread;  // the codes do not need all threads
     if constexpr (F::code_bytes == 32) {
       const int half = thread / 128, i = thread % 128, unit = unit0 + i / rows_of_stage, row = row0 + i % rows_of_stage;
       const bool valid = unit < planes.units && row < planes.rows;
@@ -92,9 +99,9 @@ struct QuantisedTiles {
   }
 
   /// The stage's elements as bf16 into `to`; a thread two chunks of eight.
-  __device__ __forceinline__ void dequantise(const unsigned char* stage, const unsigned char* tail, int step, unsigned char* to) const {
+  __device__ __forceinline__ void dequantise(const unsigned char* stage, const unsigned char* tail, int step, unsigned char* to, int thread) const {
 #pragma unroll
-    for (int i = static_cast<int>(threadIdx.x); i < 512; i += tile_threads) {
+    for (int i = thread; i < 512; i += tile_threads) {
       const int unit = i >> 2, chunk = i & 3, row = unit % rows_of_stage, slot = (unit - row) + static_cast<int>(side_slot(row));
       uint2 codes = make_uint2(0, 0);
       if constexpr (F::code_bytes == 32)
@@ -135,7 +142,7 @@ using TileSums = float[4][4][4];
 /// sums += the tile at (m0, n0). Ends with all copies landed and a barrier passed: shared memory is free.
 template <bool Transposed, class Tiles>
 __device__ __forceinline__ void accumulate_tile(const LeftOperand& a, const Tiles& w, int m0, int n0, unsigned char* shared, TileSums& sums) {
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp_m = thread / 32 / 4 * 64, warp_n = thread / 32 % 4 * 32;
+  const int thread = thread_of_block(), lane = thread % 32, warp_m = thread / 32 / 4 * 64, warp_n = thread / 32 % 4 * 32;
   unsigned char *a_stages = shared, *w_stages = shared + tile_stages * 128 * 64, *tail = w_stages + tile_stages * Tiles::stage_bytes,
                 *ready = tail + Tiles::tail_bytes;
   const std::uint32_t a_address = shared_address(a_stages), w_address = shared_address(w_stages), tail_address = shared_address(tail),
@@ -150,7 +157,7 @@ __device__ __forceinline__ void accumulate_tile(const LeftOperand& a, const Tile
         const bool valid = m0 + row < a.rows && column < a.depth;
         copy_async16(a_address + slot * (128 * 64) + depth_chunk(row, chunk), a.data + (valid ? (m0 + row) * a.stride + column : 0), valid);
       }
-      w.load(w_address + slot * Tiles::stage_bytes, tail_address, step, n0);
+      w.load(w_address + slot * Tiles::stage_bytes, tail_address, step, n0, thread);
     }
     commit_copies();
   };
@@ -159,7 +166,7 @@ __device__ __forceinline__ void accumulate_tile(const LeftOperand& a, const Tile
   if constexpr (!Tiles::dense) {
     wait_copies<tile_stages - 2>();
     __syncthreads();
-    w.dequantise(w_stages, tail, 0, ready);
+    w.dequantise(w_stages, tail, 0, ready, thread);
   }
   // Rows and chunks that this lane names to ldmatrix.
   const int a_row = warp_m + lane % 16, a_half = lane / 16;
@@ -170,7 +177,7 @@ __device__ __forceinline__ void accumulate_tile(const LeftOperand& a, const Tile
     load(step + tile_stages - 1);
     if constexpr (!Tiles::dense) {
       if (step + 1 < steps)
-        w.dequantise(w_stages + (step + 1) % tile_stages * Tiles::stage_bytes, tail, step + 1, ready + ((step + 1) & 1) * (128 * 64));
+        w.dequantise(w_stages + (step + 1) % tile_stages * Tiles::stage_bytes, tail, step + 1, ready + ((step + 1) & 1) * (128 * 64), thread);
     }
     const std::uint32_t a_tile = a_address + step % tile_stages * (128 * 64),
                         w_tile = Tiles::dense ? w_address + step % tile_stages * Tiles::stage_bytes : ready_address + (step & 1) * (128 * 64);

@@ -26,7 +26,7 @@ class FrozenWeight {
   PackedWeight packed_;
 };
 
-/// y = x w^T + bias; x [rows, inputs] f32 -> [rows, outputs]; bias [outputs] or undefined (frozen). dx = dy w.
+/// y = x w^T + bias; x [rows, inputs] f32 or bf16 -> [rows, outputs] of x's dtype; bias [outputs] f32 or undefined (frozen). dx = dy w.
 Tensor linear_frozen(const Tensor& x, const FrozenWeight& weight, const Tensor& bias = {});
 
 struct TokenScores {
@@ -36,5 +36,8 @@ struct TokenScores {
 /// log softmax(x w^T / temperature)[target] per row without keeping [rows, vocabulary]; targets [rows] i32, negative: skipped, 0.
 /// dx = dlog_probability (onehot - softmax) w / temperature, recomputed tile by tile.
 TokenScores linear_cross_entropy(const Tensor& x, const FrozenWeight& weight, const Tensor& targets, double temperature = 1.0, bool entropy = false);
+/// The same with a weight [classes, inputs] that may be trained, f32: dweight = (dlog_probability (onehot - softmax) / temperature)^T x, its rows
+/// added in ascending order. It is packed once a call. f64 (CPU, tests): by way of the whole logits, without entropy.
+TokenScores linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor& targets, double temperature = 1.0, bool entropy = false);
 
 }  // namespace expctr

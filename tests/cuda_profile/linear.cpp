@@ -120,7 +120,6 @@ TEST_CASE("fused head and cross-entropy: no logits in memory, bytes as derived, 
     const double row_values = 16.0 * rows * tiles(classes);
     CHECK(kernels[0].requested_bytes() <= x * tiles(classes) + weight * tiles(rows) + parts + row_values);
     CHECK(profile.only("finish_kernel").requested_bytes() <= parts + 24.0 * rows);
-    for (int i = 0; i < 3; ++i) MESSAGE(kernels[i].requested_bytes(), " bytes, ", kernels[i].bank_conflict_share(), " ", kernels[i].sector_efficiency());
     CHECK(kernels[1].requested_bytes() <= x * tiles(classes) + weight * tiles(rows) + logits + row_values);
     CHECK(kernels[2].requested_bytes() <= logits * tiles(inputs) + weight * tiles(rows) + 2 * x);
     double tensor = 0;
