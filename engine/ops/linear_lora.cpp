@@ -5,7 +5,9 @@
 #include "base/error.h"
 #include "base/philox.h"
 #include "engine/autograd/tape.h"
+#include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/layout.h"
 
 namespace expctr {
 namespace {
@@ -34,6 +36,12 @@ void require_adapters(const Tensor& x, const FrozenWeight& weight, const Tensor&
 
 Tensor linear_lora(const Tensor& x, const FrozenWeight& weight, const Tensor& bias, const Tensor& a, const Tensor& b, double scale, const Tensor& ids,
                    const LoraInputDropout& input_dropout) {
+  const OpScope scope(op, x, bias, a, b, ids, input_dropout.sample_ids);
+  if (!scope.dense()) {
+    LoraInputDropout dense_dropout = input_dropout;
+    dense_dropout.sample_ids = dense(input_dropout.sample_ids);
+    return linear_lora(dense(x), weight, dense(bias), dense(a), dense(b), scale, dense(ids), dense_dropout);
+  }
   for (const Tensor* t : {&a, &b})
     if (t->rank() != 2 && t->rank() != 3) require_rank(op, t == &a ? "a" : "b", *t, 3);
   const Tensor as = stacked(a), bs = stacked(b);

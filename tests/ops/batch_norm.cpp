@@ -52,12 +52,13 @@ OP_CASES(batch_norm) {
   for (const bool training : {true, false}) {
     for (const auto& [rows, width] : {std::pair{1, 3}, {2, 1}, {3, 7}, {0, 8}, {77, 36}, {1500, 5}, {700, 80}, {33, 130}}) {
       const std::string label = std::string(training ? "training " : "evaluation ") + Shape{rows, width}.text();
-      std::vector<Operand> operands = {uniform({rows, width}, 1.0, 3.0), constant(uniform({width}, -0.5, 0.5, 3)), constant(uniform({width}, 0.25, 1.0, 4))};
+      std::vector<Operand> operands = {uniform({rows, width}, 1.0, 3.0), parameter(constant(uniform({width}, -0.5, 0.5, 3))),
+                                       parameter(constant(uniform({width}, 0.25, 1.0, 4)))};
       for (const auto& [gain, bias] : {std::pair{true, true}, {false, false}, {true, false}, {false, true}}) {
         if (gain != bias && rows != 77) continue;
         std::vector<Operand> all = operands;
-        if (gain) all.push_back(uniform({width}, 0.5, 1.5, 5));
-        if (bias) all.push_back(uniform({width}, -1.0, 1.0, 6));
+        if (gain) all.push_back(parameter(uniform({width}, 0.5, 1.5, 5)));
+        if (bias) all.push_back(parameter(uniform({width}, -1.0, 1.0, 6)));
         add_case(
             label + (gain ? " gain" : "") + (bias ? " bias" : ""), all,
             [=](std::span<const Tensor> in) { return batch_norm_of(in, training, gain, bias); },
@@ -90,7 +91,7 @@ OP_CASES(batch_norm) {
   }
   // A large mean beside a small spread: squares of x would cancel.
   add_case(
-      "mean 1000, deviation 1", {uniform({900, 12}, 998.0, 1002.0), constant(uniform({12})), constant(uniform({12}, 0.25, 1.0, 4))},
+      "mean 1000, deviation 1", {uniform({900, 12}, 998.0, 1002.0), parameter(constant(uniform({12}))), parameter(constant(uniform({12}, 0.25, 1.0, 4)))},
       [](std::span<const Tensor> in) { return batch_norm_of(in, true, false, false); },
       [](std::span<const Operand> in) { return plain_batch_norm(in, true, false, false); })
       .magnitude = 1000.0;

@@ -42,7 +42,7 @@ constexpr std::array sizes = {Sizes{1, 1, 1, 1, 1, 1, 1},     Sizes{5, 3, 7, 4, 
 std::vector<Lookup> lookups(std::span<const Tensor> in) { return {{in[0], in[2]}, {in[1], in[3]}, {in[0], in[4]}}; }
 
 std::vector<Operand> operands_of(const Sizes& s) {
-  return {uniform({s.rows_a, s.width_a}),         uniform({s.rows_b, s.width_b}, -1.0, 1.0, 2), integers({s.n0}, ids_below(s.n0, s.rows_a, 1)),
+  return {parameter(uniform({s.rows_a, s.width_a})), parameter(uniform({s.rows_b, s.width_b}, -1.0, 1.0, 2)), integers({s.n0}, ids_below(s.n0, s.rows_a, 1)),
           integers({s.n1}, ids_below(s.n1, s.rows_b, 2)), integers({s.n2}, ids_below(s.n2, s.rows_a, 3))};
 }
 
@@ -71,7 +71,7 @@ OP_CASES(gather_many) {
   for (const std::int64_t n : {1, 5, 600}) {
     add_case(
         "three columns, " + std::to_string(n) + " rows, a frozen one",
-        {uniform({6, 4}), constant(uniform({5, 3}, -1.0, 1.0, 2)), integers({n}, ids_below(n, 6, 4)), integers({n}, ids_below(n, 5, 5)),
+        {parameter(uniform({6, 4})), parameter(constant(uniform({5, 3}, -1.0, 1.0, 2))), integers({n}, ids_below(n, 6, 4)), integers({n}, ids_below(n, 5, 5)),
          integers({n}, ids_below(n, 6, 6))},
         [](std::span<const Tensor> in) {
           return gather_columns(std::vector<Lookup>{{in[0], in[2], -1}, {in[1], in[3], -1}, {in[0], in[4], -1}});

@@ -159,6 +159,7 @@ std::string label_of(const TableSizes& s) {
 }  // namespace
 
 OP_CASES(sgd_update) {
+  meaningless(DType::bf16, "parameters, their gradients and moments are f32");
   for (const SgdOptions& options : {SgdOptions{0.1}, SgdOptions{0.1, 0.0, 0.2}, SgdOptions{0.1, 0.9, 0.2}, SgdOptions{0.1, 0.9, 0.2, true}}) {
     for (const auto& [first, second] : {std::pair{Shape{1}, Shape{0, 3}}, {Shape{7}, Shape{2, 3}}, {Shape{3, 1639}, Shape{5}}}) {
       for (const std::size_t slot : {0, 1}) {
@@ -179,6 +180,7 @@ OP_CASES(sgd_update) {
 }
 
 OP_CASES(table_adam_update) {
+  meaningless(DType::bf16, "parameters, their gradients and moments are f32");
   const char* names[] = {"parameter", "first moment", "second moment"};
   for (const TableSizes& s : table_sizes) {
     for (const std::size_t slot : {0, 1}) {
@@ -219,6 +221,7 @@ OP_CASES(table_adam_update) {
 }
 
 OP_CASES(row_adam_update) {
+  meaningless(DType::bf16, "parameters, their gradients and moments are f32");
   for (const TableSizes& s : table_sizes) {
     for (const int part : {0, 1, 2}) {
       add_case(
@@ -240,6 +243,7 @@ OP_CASES(row_adam_update) {
 }
 
 OP_CASES(sum_of_squares) {
+  meaningless(DType::bf16, "parameters, their gradients and moments are f32");
   for (const TableSizes& s : table_sizes) {
     add_case(
         label_of(s), table_operands(s),
@@ -276,6 +280,7 @@ OP_CASES(sum_of_squares) {
 }
 
 OP_CASES(regularised_norm) {
+  meaningless(DType::bf16, "parameters, their gradients and moments are f32");
   for (const TableSizes& s : table_sizes) {
     add_case(
         label_of(s), table_operands(s),
@@ -296,6 +301,7 @@ OP_CASES(regularised_norm) {
 }
 
 OP_CASES(clip_values) {
+  meaningless(DType::bf16, "parameters, their gradients and moments are f32");
   for (const std::int64_t n : {0, 1, 7, 5003}) {
     add_case(
         std::to_string(n) + " values", {constant(uniform({n}))},
