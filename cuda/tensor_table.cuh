@@ -86,7 +86,7 @@ __device__ __forceinline__ float4 load_packet(const float* p, int n) {
 }
 __device__ __forceinline__ void store_packet(float* p, int n, float4 v) {
   if (n == 4 && aligned16(p)) {
-    *reinterpret_cast<float4*>(p) = v;
+    __stwb(reinterpret_cast<float4*>(p), v);  // an assignment would become four stores
   } else {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
