@@ -265,6 +265,7 @@ std::vector<OpEntry> op_table() {
   }).bf16 = false;
   add("sample_tokens", sampling_at_size).float64 = false;
   add("adamw_update", adamw_at_size).bf16 = false;
+  for (OpEntry& entry : embedding_and_optimiser_ops()) table.push_back(std::move(entry));
   return table;
 }
 

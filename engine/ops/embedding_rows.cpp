@@ -61,8 +61,8 @@ struct GatherPlan {
 
 Tensor record_gather(const char* op, const GatherPlan& plan) {
   return record(op, plan.y, plan.tables,
-                [lists = plan.lists, spaces = plan.spaces, space_of_list = plan.space_of_list, places = plan.places,
-                 tables = plan.tables](const Tensor& dy, const GradientSlots& d) {
+                [lists = plan.lists, spaces = plan.spaces, space_of_list = plan.space_of_list, places = plan.places, tables = plan.tables](
+                    const Tensor& dy, const GradientSlots& d) {
                   std::vector<Tensor> dense(tables.size());
                   std::vector<std::int64_t> widths(tables.size(), 0);
                   for (std::size_t s = 0; s < tables.size(); ++s) {
@@ -124,8 +124,10 @@ Tensor gather_columns(std::span<const Lookup> lookups) {
 }
 
 SortedIds sort_ids(std::span<const IdSpace> spaces, std::span<const Tensor> lists, std::span<const int> space_of_list) {
-  SortedIds sorted{{spaces.begin(), spaces.end()}, {lists.begin(), lists.end()}, {space_of_list.begin(), space_of_list.end()}, {}, {}, {}, {}, {}};
-  if (lists.empty() || space_of_list.size() != lists.size()) throw ShapeError(fmt::format("sort_ids: {} lists, {} spaces named", lists.size(), space_of_list.size()));
+  SortedIds sorted{
+      {spaces.begin(), spaces.end()}, {lists.begin(), lists.end()}, {space_of_list.begin(), space_of_list.end()}, {}, {}, {}, {}, {}};
+  if (lists.empty() || space_of_list.size() != lists.size())
+    throw ShapeError(fmt::format("sort_ids: {} lists, {} spaces named", lists.size(), space_of_list.size()));
   const Device device = lists[0].device();
   std::int64_t n = 0;
   for (const Tensor& list : lists) {
@@ -140,8 +142,16 @@ SortedIds sort_ids(std::span<const IdSpace> spaces, std::span<const Tensor> list
   sorted.starts = Tensor::empty({n + count}, DType::i32, device);
   sorted.segments = Tensor::empty({n}, DType::i32, device);
   const std::vector<IdList> parts = id_lists(lists, space_of_list, {});
-  run(device, SortIds{spaces.data(), static_cast<int>(count), parts.data(), static_cast<int>(parts.size()), sorted.unique, sorted.counts,
-                      sorted.places, sorted.starts, sorted.segments, {}});
+  run(device, SortIds{spaces.data(),
+                      static_cast<int>(count),
+                      parts.data(),
+                      static_cast<int>(parts.size()),
+                      sorted.unique,
+                      sorted.counts,
+                      sorted.places,
+                      sorted.starts,
+                      sorted.segments,
+                      {}});
   return sorted;
 }
 
@@ -149,8 +159,8 @@ std::vector<RowGradient> reduce_rows(const Tensor& dy, const SortedIds& sorted, 
                                      std::span<const Tensor> tables, std::span<const std::int64_t> widths) {
   const std::size_t spaces = sorted.spaces.size();
   if (place_of_list.size() != sorted.lists.size() || tables.size() != spaces || widths.size() != spaces)
-    throw ShapeError(fmt::format("reduce_rows: places of {} lists, {} tables and {} widths for {} lists and {} spaces", place_of_list.size(),
-                                 tables.size(), widths.size(), sorted.lists.size(), spaces));
+    throw ShapeError(fmt::format("reduce_rows: places of {} lists, {} tables and {} widths for {} lists and {} spaces",
+                                 place_of_list.size(), tables.size(), widths.size(), sorted.lists.size(), spaces));
   std::vector<RowGradient> result(spaces);
   std::vector<RowTarget> targets(spaces);
   const std::vector<std::int32_t> counts = dy.device().is_cuda() ? std::vector<std::int32_t>() : sorted.counts.to_vector<std::int32_t>();
@@ -161,13 +171,24 @@ std::vector<RowGradient> reduce_rows(const Tensor& dy, const SortedIds& sorted, 
       // On the device the number of ids is not known here: reading it would wait for the sort.
       const int space = static_cast<int>(s);
       const std::int64_t room = counts.empty() ? sorted.entries(space) : counts[s];
-      result[s] = {sorted.unique.slice_rows(sorted.base(space), room), Tensor::empty({room, widths[s]}, dy.dtype() == DType::f64 ? DType::f64 : DType::f32, dy.device())};
+      result[s] = {sorted.unique.slice_rows(sorted.base(space), room),
+                   Tensor::empty({room, widths[s]}, dy.dtype() == DType::f64 ? DType::f64 : DType::f32, dy.device())};
       targets[s].rows = result[s].rows;
     }
   }
   const std::vector<IdList> parts = id_lists(sorted.lists, sorted.space_of_list, place_of_list);
-  run(dy.device(), ReduceRows{sorted.spaces.data(), targets.data(), static_cast<int>(spaces), parts.data(), static_cast<int>(parts.size()), dy,
-                              sorted.unique, sorted.counts, sorted.places, sorted.starts, sorted.segments, {}});
+  run(dy.device(), ReduceRows{sorted.spaces.data(),
+                              targets.data(),
+                              static_cast<int>(spaces),
+                              parts.data(),
+                              static_cast<int>(parts.size()),
+                              dy,
+                              sorted.unique,
+                              sorted.counts,
+                              sorted.places,
+                              sorted.starts,
+                              sorted.segments,
+                              {}});
   return result;
 }
 

@@ -59,23 +59,33 @@ void sgd_update(std::span<const SgdSlot> slots, const SgdOptions& options, const
     if (options.momentum != 0.0) require_shape("sgd_update", "velocity", slot.velocity, slot.parameter.shape());
     tensors.push_back({slot.parameter, slot.gradient, slot.velocity});
   }
-  run(slots[0].parameter.device(), SgdUpdate{options.learning_rate, options.momentum, options.weight_decay, options.nesterov, scale_of(scale),
-                                       tensors.data(), static_cast<int>(tensors.size())});
+  run(slots[0].parameter.device(), SgdUpdate{options.learning_rate, options.momentum, options.weight_decay, options.nesterov,
+                                             scale_of(scale), tensors.data(), static_cast<int>(tensors.size())});
 }
 
 void table_adam_update(std::span<const RegularisedSlot> slots, const AdamOptions& options, std::int64_t step, const GradientFactor& scale,
                        const Tensor& squares) {
   if (slots.empty()) return;
   const Regularised all("table_adam_update", slots, true, true);
-  run(slots[0].parameter.device(),
-      TableAdam{options.learning_rate, options.beta1, options.beta2, options.epsilon, options.weight_decay, scale_of(scale), step,
-                all.tensors.data(), all.moments.data(), all.count, squares, {}});
+  run(slots[0].parameter.device(), TableAdam{options.learning_rate,
+                                             options.beta1,
+                                             options.beta2,
+                                             options.epsilon,
+                                             options.weight_decay,
+                                             scale_of(scale),
+                                             step,
+                                             all.tensors.data(),
+                                             all.moments.data(),
+                                             all.count,
+                                             squares,
+                                             {}});
 }
 
 void row_adam_update(std::span<const RegularisedSlot> slots, const AdamOptions& options, std::int64_t step, const GradientFactor& scale) {
   if (slots.empty()) return;
   for (const RegularisedSlot& slot : slots)
-    if (slot.gradient.defined()) throw Error("row_adam_update: a parameter with a dense gradient", "mark the table with require_row_gradient()");
+    if (slot.gradient.defined())
+      throw Error("row_adam_update: a parameter with a dense gradient", "mark the table with require_row_gradient()");
   const Regularised all("row_adam_update", slots, true, true);
   run(slots[0].parameter.device(), RowAdam{options.learning_rate, options.beta1, options.beta2, options.epsilon, scale_of(scale), step,
                                            all.tensors.data(), all.moments.data(), all.count});
