@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/philox.h"
+#include "bench/suite/op_table.h"
 #include "cli/command_line.h"
 #include "cli/commands.h"
 #include "cli/input_lines.h"
@@ -13,6 +14,8 @@
 #include "data/fetch.h"
 #include "data/tokenizer/tokenizer.h"
 #include "engine/core/device.h"
+#include "engine/log/logger.h"
+#include "engine/log/process.h"
 #include "engine/ops/linear.h"
 #include "engine/ops/matmul.h"
 
@@ -175,34 +178,113 @@ std::vector<Finding> examine(const std::string& device_text) {
   return findings;
 }
 
+std::string milliseconds(double seconds) { return seconds > 0 ? fmt::format("{:.3f}", 1e3 * seconds) : "-"; }
+
+// Measured time over the least that the device allows; a time below a microsecond's clock is not judged.
+std::string times_bound(double seconds, double bound) { return seconds > 0 && bound > 0 ? fmt::format("{:.1f}", seconds / bound) : "-"; }
+
+void print_verdict(const OpVerdict& verdict) {
+  if (!verdict.problem.empty()) {
+    print_text(fmt::format("{:<22} {:<5} FAILED: {}\n", verdict.op, verdict.dtype, verdict.problem));
+    return;
+  }
+  print_text(fmt::format("{:<22} {:<5} {:<30} {:>8.1e} {:>9} {:>9} {:>6} {:>9} {:>9} {:>6}\n", verdict.op, verdict.dtype, verdict.shape,
+                         verdict.error, milliseconds(verdict.seconds), milliseconds(verdict.bound),
+                         times_bound(verdict.seconds, verdict.bound), milliseconds(verdict.backward_seconds),
+                         milliseconds(verdict.backward_bound), times_bound(verdict.backward_seconds, verdict.backward_bound)));
+  std::fflush(stdout);
+}
+
+nlohmann::json as_json(const OpVerdict& verdict) {
+  const auto or_null = [&](double value) { return verdict.timed && value > 0 ? nlohmann::json(value) : nlohmann::json(); };
+  return {{"op", verdict.op},
+          {"dtype", verdict.dtype},
+          {"shape", verdict.shape},
+          {"error", verdict.error},
+          {"tolerance", verdict.tolerance},
+          {"seconds", or_null(verdict.seconds)},
+          {"bound", or_null(verdict.bound)},
+          {"backward_seconds", or_null(verdict.backward_seconds)},
+          {"backward_bound", or_null(verdict.backward_bound)},
+          {"problem", verdict.problem}};
+}
+
+/// The op table on one device: f32, and bf16 storage on CUDA. `report` sees each verdict as it comes.
+std::vector<OpVerdict> examine_ops(Device device, bool quick, const std::function<void(const OpVerdict&)>& report) {
+  const DeviceCeilings ceilings = quick ? DeviceCeilings{1, 1, 1} : measure_device_ceilings(device);
+  if (!quick)
+    log_info("measured here: {:.0f} GB/s, {:.1f} TFLOP/s in f32, {:.1f} TFLOP/s in bf16", 1e-9 * ceilings.bytes_per_second,
+             1e-12 * ceilings.f32_flops, 1e-12 * ceilings.bf16_flops);
+  std::vector<OpVerdict> verdicts;
+  for (const OpEntry& entry : op_table())
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      if (dtype == DType::bf16 && (!device.is_cuda() || !entry.bf16)) continue;
+      if (interrupt_requested()) throw InterruptedError(fmt::format("stopped before {}", entry.op), "doctor --quick takes seconds");
+      verdicts.push_back(examine_op(entry, {device, dtype, quick ? 1.0 / 64 : 1.0}, ceilings, !quick));
+      report(verdicts.back());
+    }
+  return verdicts;
+}
+
+struct Options {
+  std::string device = "cpu";
+  bool quick = false;
+};
+
+void diagnose(const Options& options, const GlobalOptions& global) {
+  install_interrupt_handler();
+  const std::vector<Finding> findings = examine(options.device);
+  auto failed = std::count_if(findings.begin(), findings.end(), [](const Finding& finding) { return finding.status == Status::bad; });
+  std::optional<Device> device;
+  for (const Finding& finding : findings)
+    if (finding.name == "device" && finding.status == Status::good) device = parse_device(options.device);
+  std::size_t count = findings.size();
+  const auto count_ops = [&](const std::vector<OpVerdict>& verdicts) {
+    count += verdicts.size();
+    failed += std::count_if(verdicts.begin(), verdicts.end(), [](const OpVerdict& verdict) { return !verdict.problem.empty(); });
+  };
+  if (global.json) {
+    nlohmann::json checks = nlohmann::json::array(), ops = nlohmann::json::array();
+    for (const Finding& finding : findings)
+      checks.push_back(
+          {{"name", finding.name}, {"status", status_name(finding.status)}, {"detail", finding.detail}, {"hint", finding.hint}});
+    if (device) count_ops(examine_ops(*device, options.quick, [&](const OpVerdict& verdict) { ops.push_back(as_json(verdict)); }));
+    print_json_line({{"version", version_text()}, {"checks", checks}, {"ops", ops}, {"failed", failed}});
+  } else {
+    print_text(version_text());
+    for (const Finding& finding : findings) {
+      print_text(fmt::format("{:<7} {:<16} {}\n", status_name(finding.status), finding.name, finding.detail));
+      if (!finding.hint.empty()) print_text(fmt::format("{:<24} HINT: {}\n", "", finding.hint));
+    }
+    if (device) {
+      print_text(fmt::format("\n{:<22} {:<5} {:<30} {:>8} {:>9} {:>9} {:>6} {:>9} {:>9} {:>6}\n", "op", "dtype", "shape", "error", "ms",
+                             "least", "x", "back ms", "least", "x"));
+      count_ops(examine_ops(*device, options.quick, print_verdict));
+    }
+  }
+  if (failed > 0)
+    throw Error(fmt::format("doctor: {} of {} checks failed", failed, count),
+                "do what the hints of these checks say; an op that differs is a fault of the program or the device: please report it");
+}
+
 }  // namespace
 
 Command doctor_command() {
-  auto device = std::make_shared<std::string>("cpu");
-  const auto setup = [device](CLI::App& app) {
-    app.add_option("--device", *device, "cpu, cuda or cuda:N: where the self-test computes")->type_name("DEVICE")->capture_default_str();
+  auto options = std::make_shared<Options>();
+  const auto setup = [options](CLI::App& app) {
+    app.add_option("--device", options->device, "cpu, cuda or cuda:N: where the self-test computes")
+        ->type_name("DEVICE")
+        ->capture_default_str();
+    app.add_flag("--quick", options->quick, "every op compared at small extents, nothing timed");
+    app.footer(
+        "Each op is compared with a second way to compute it (float64 where there is one, else the CPU) and timed. 'least' is the larger "
+        "of its "
+        "bytes\nover the device's copy bandwidth and its FLOPs over the device's matrix peak, both measured in the same run; 'x' is how "
+        "far the "
+        "op is from it.");
   };
-  const auto run = [device](const GlobalOptions& global) {
-    const std::vector<Finding> findings = examine(*device);
-    const auto failed =
-        std::count_if(findings.begin(), findings.end(), [](const Finding& finding) { return finding.status == Status::bad; });
-    if (global.json) {
-      nlohmann::json checks = nlohmann::json::array();
-      for (const Finding& finding : findings)
-        checks.push_back(
-            {{"name", finding.name}, {"status", status_name(finding.status)}, {"detail", finding.detail}, {"hint", finding.hint}});
-      print_json_line({{"version", version_text()}, {"checks", checks}, {"failed", failed}});
-    } else {
-      print_text(version_text());
-      for (const Finding& finding : findings) {
-        print_text(fmt::format("{:<7} {:<16} {}\n", status_name(finding.status), finding.name, finding.detail));
-        if (!finding.hint.empty()) print_text(fmt::format("{:<24} HINT: {}\n", "", finding.hint));
-      }
-    }
-    if (failed > 0)
-      throw Error(fmt::format("doctor: {} of {} checks failed", failed, findings.size()), "do what the hints of these checks say");
-  };
-  return {"doctor", "the machine, the cache and a self-test, and what to do about what failed", setup, run};
+  return {"doctor", "the machine, the cache and every op on the device, and what to do about what failed", setup,
+          [options](const GlobalOptions& global) { diagnose(*options, global); }};
 }
 
 }  // namespace expctr

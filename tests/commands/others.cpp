@@ -2,6 +2,8 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <map>
+#include <set>
 
 #include "engine/core/build_info.h"
 #include "engine/io/npy.h"
@@ -109,7 +111,7 @@ TEST_CASE("bench prints the fields that scripts rely on") {
 
 TEST_CASE("doctor checks the machine and says what failed") {
   const TemporaryFolder folder;
-  const Outcome outcome = run_program(folder.path(), {"doctor", "--json"},
+  const Outcome outcome = run_program(folder.path(), {"doctor", "--quick", "--json"},
                                       {"EXPCTR_MODELS=" + folder.path().string(), "XDG_CACHE_HOME=" + folder.path().string()});
   CAPTURE(outcome.errors);
   REQUIRE(outcome.code == 0);
@@ -124,6 +126,20 @@ TEST_CASE("doctor checks the machine and says what failed") {
   CHECK(checks["matrix products"].at("status") == "ok");
   CHECK(checks["asset smollm2"].at("status") == "note");
   CHECK(checks["asset smollm2"].at("hint") == "expctr_engine data fetch smollm2");
+
+  std::set<std::string> ops;
+  for (const json& op : report.at("ops")) {
+    CAPTURE(op.dump());
+    CHECK(op.at("problem") == "");
+    CHECK(op.at("error").get<double>() <= op.at("tolerance").get<double>());
+    ops.insert(op.at("op"));
+  }
+  for (const char* op : {
+#define OP(name, family, kernel) #name,
+#include "engine/ops/ops.def"
+#undef OP
+       })
+    CHECK_MESSAGE(ops.contains(op), op);
 
   if (has_cuda) return;
   const Outcome cuda = run_program(folder.path(), {"doctor", "--device", "cuda"});
