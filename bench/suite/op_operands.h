@@ -10,7 +10,6 @@
 namespace expctr {
 
 /// Entries of the ops on embedding tables and of optimisers other than AdamW.
-std::vector<OpEntry> embedding_and_optimiser_ops();
 
 /// An extent at the place's scale, at least 1; a multiple of 32 where it was one.
 inline std::int64_t scaled(const OpPlace& place, std::int64_t extent) {
