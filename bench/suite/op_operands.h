@@ -9,8 +9,6 @@
 
 namespace expctr {
 
-/// Entries of the ops on embedding tables and of optimisers other than AdamW.
-
 /// An extent at the place's scale, at least 1; a multiple of 32 where it was one.
 inline std::int64_t scaled(const OpPlace& place, std::int64_t extent) {
   const auto wanted = static_cast<std::int64_t>(std::llround(static_cast<double>(extent) * place.scale));
