@@ -34,8 +34,9 @@ def product_names():
     """Of one group: all figures that share a weight shape."""
     groups = []
     for n, k in SHAPES:
+        groups.append([])
         for m in ROWS:
-            groups.append([f"matmul/{m}x{n}x{k}/{mode}" for mode in MODES] + [f"linear_frozen/{m}x{n}x{k}/f32"])
+            groups[-1] += [f"matmul/{m}x{n}x{k}/{mode}" for mode in MODES] + [f"linear_frozen/{m}x{n}x{k}/f32"]
     return groups
 
 
@@ -118,13 +119,14 @@ def torch_peer(threads):
         m, n, k = parse_product(name)
         mode = name.rsplit("/", 1)[1]
         dtype = torch.bfloat16 if mode == "bf16" else torch.float32
-        if cache.get("shape") != (n, k, mode):
+        if cache.get("shape") != (n, k):
             cache.clear()
-            cache.update(shape=(n, k, mode), weights=[])
+            cache.update(shape=(n, k), f32=[], bf16=[])
+        weights = cache[mode]
         count = copies_of(m, n, k) * (2 if mode == "bf16" and m < 64 else 1)
-        while len(cache["weights"]) < count:
-            cache["weights"].append(torch.randn(n, k, dtype=dtype))
-        weights, x, y = cache["weights"], torch.randn(m, k, dtype=dtype), torch.empty(m, n, dtype=dtype)
+        while len(weights) < count:
+            weights.append(torch.randn(n, k).to(dtype) if not weights else weights[0].clone())
+        x, y = torch.randn(m, k, dtype=dtype), torch.empty(m, n, dtype=dtype)
         return lambda i: torch.mm(x, weights[i % count].t(), out=y)
 
     def with_gradient(make, *leaves):
@@ -255,6 +257,7 @@ def main():
                         if peer.takes(name):
                             other.setdefault((name, peer.name), []).append(peer.seconds(name))
 
+            print(f"{group[0]} and {len(group) - 1} more, round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
             for take in (take_engine, take_peers) if turn % 2 == 0 else (take_peers, take_engine):
                 take()
     for peer in peers:

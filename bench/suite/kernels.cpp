@@ -29,7 +29,7 @@ ReadyBench prepare_rms_norm(const BenchOptions& options) {
   constexpr double epsilon = 1e-5;
   const Tensor x = random_tensor("x", {rows, width}, options.device), gain = random_tensor("gain", {width}, options.device);
   const std::vector<double> row = host_row(x, rows - 1), y = host_row(rms_norm(x, gain, epsilon), rows - 1);
-  const double expected = row[3] / std::sqrt(dot(row, row) / width + epsilon) * host(gain)[3];
+  const double expected = row[3] / std::sqrt(dot(row, row) / width + epsilon) * host_values(gain)[3];
   check_close("rms_norm", y[3], expected, 1e-5);
   return {{.shape = fmt::format("{}x{}", rows, width), .amount = rows, .unit = "rows/s", .bytes = 2.0 * 4 * rows * width},
           timed(options.device, [=] { rms_norm(x, gain, epsilon); })};
@@ -40,7 +40,7 @@ ReadyBench prepare_adamw(const BenchOptions& options) {
   AdamSlot slot{random_tensor("p", {count}, options.device), random_tensor("g", {count}, options.device),
                 Tensor::zeros({count}, DType::f32, options.device), Tensor::zeros({count}, DType::f32, options.device)};
   const AdamOptions adam{1e-3, 0.9, 0.999, 1e-8, 0.01};
-  const auto first = [](const Tensor& t) { return host(t.slice_rows(0, 1))[0]; };
+  const auto first = [](const Tensor& t) { return host_values(t.slice_rows(0, 1))[0]; };
   const double p = first(slot.parameter), g = first(slot.gradient);
   adamw_update(std::span(&slot, 1), adam, 1);
   // The bias-corrected moments of the first step are g and g^2.
@@ -55,10 +55,10 @@ ReadyBench prepare_attention(const BenchOptions& options, bool causal, bool grad
   constexpr std::int64_t tokens = 1024, width = heads * head_dim;
   const AttentionShape shape{heads, heads, head_dim, causal, 1.0 / std::sqrt(static_cast<double>(head_dim))};
   Tensor q = random_tensor("q", {tokens, width}, options.device), k = random_tensor("k", {tokens, width}, options.device),
-               v = random_tensor("v", {tokens, width}, options.device);
+         v = random_tensor("v", {tokens, width}, options.device);
   const Tensor offsets = Tensor::of(std::vector<std::int32_t>{0, tokens}, {2}, options.device);
   // The probabilities of the first head at token t.
-  const std::vector<double> queries = host(q), keys = host(k), values = host(v);
+  const std::vector<double> queries = host_values(q), keys = host_values(k), values = host_values(v);
   const auto probabilities = [&](std::int64_t t) {
     std::vector<double> scores;
     for (std::int64_t j = 0; j < (causal ? t + 1 : tokens); ++j) {
@@ -105,7 +105,7 @@ ReadyBench prepare_cross_entropy(const BenchOptions& options, bool gradient) {
   const Tensor targets = Tensor::of(ids, {head_rows}, options.device);
   const std::vector<double> row = host_row(logits, 7);
   const auto target = static_cast<std::size_t>(ids[7]);
-  check_close("cross_entropy", host(log_probability(logits, targets))[7], row[target] - log_sum_exp(row), 1e-4);
+  check_close("cross_entropy", host_values(log_probability(logits, targets))[7], row[target] - log_sum_exp(row), 1e-4);
   if (gradient) {
     logits.require_gradient();
     with_gradient([&] { return log_probability(logits, targets); });
@@ -135,7 +135,7 @@ ReadyBench prepare_linear_cross_entropy(const BenchOptions& options) {
   const Tensor targets = Tensor::of(ids, {head_rows}, options.device);
   {
     const NoGradient off;
-    const std::vector<double> state = host_row(x, 7), matrix = host(source);
+    const std::vector<double> state = host_row(x, 7), matrix = host_values(source);
     std::vector<double> logits;
     for (std::int64_t n = 0; n < vocabulary; ++n) {
       double sum = 0;
@@ -144,7 +144,7 @@ ReadyBench prepare_linear_cross_entropy(const BenchOptions& options) {
       logits.push_back(sum);
     }
     const double expected = logits[static_cast<std::size_t>(ids[7])] - log_sum_exp(logits);
-    check_close("linear_cross_entropy", host(linear_cross_entropy(x, weight, targets).log_probability)[7], expected,
+    check_close("linear_cross_entropy", host_values(linear_cross_entropy(x, weight, targets).log_probability)[7], expected,
                 options.mode == ComputeMode::f32 ? 1e-4 : 0.1);
   }
   return {{.shape = fmt::format("{}x{}x{}", head_rows, vocabulary, head_width),

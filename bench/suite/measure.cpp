@@ -61,12 +61,12 @@ std::vector<std::int32_t> random_ids(std::string_view name, std::int64_t count, 
   return ids;
 }
 
-std::vector<double> host(const Tensor& tensor) {
+std::vector<double> host_values(const Tensor& tensor) {
   const std::vector<float> values = tensor.to(cpu_device).to_vector<float>();
   return {values.begin(), values.end()};
 }
 
-std::vector<double> host_row(const Tensor& tensor, std::int64_t row) { return host(tensor.slice_rows(row, 1)); }
+std::vector<double> host_row(const Tensor& tensor, std::int64_t row) { return host_values(tensor.slice_rows(row, 1)); }
 
 double dot(const std::vector<double>& a, const std::vector<double>& b) {
   double sum = 0;

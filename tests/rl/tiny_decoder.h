@@ -14,7 +14,7 @@ struct TinyShape {
   double embedding_deviation = 0.6, weight_deviation = 0.25;
 };
 
-inline Decoder tiny_decoder(const TinyShape& shape, std::uint64_t seed, Device device = {}) {
+inline Decoder tiny_decoder(const TinyShape& shape, std::uint64_t seed, Device device = {}, ComputeMode mode = ComputeMode::f32) {
   DecoderConfig c;
   c.architecture = "llama";
   c.layers = shape.layers;
@@ -28,7 +28,7 @@ inline Decoder tiny_decoder(const TinyShape& shape, std::uint64_t seed, Device d
   c.tied_head = shape.tied_head;
   const Initialiser init{seed, DType::f32, device};
   const auto linear = [&](const std::string& name, std::int64_t outputs, std::int64_t inputs) {
-    return Linear::frozen(FrozenWeight(init.normal(name, {outputs, inputs}, shape.weight_deviation)));
+    return Linear::frozen(FrozenWeight(init.normal(name, {outputs, inputs}, shape.weight_deviation), mode));
   };
   const Tensor embedding = init.normal("embedding", {c.vocabulary, c.width}, shape.embedding_deviation);
   const Tensor gain = init.constant({c.width}, 1.0);
@@ -47,7 +47,7 @@ inline Decoder tiny_decoder(const TinyShape& shape, std::uint64_t seed, Device d
     layer.ffn_norm = gain;
     layers.push_back(std::move(layer));
   }
-  const Linear head = c.tied_head ? Linear::frozen(FrozenWeight(embedding)) : linear("head", c.vocabulary, c.width);
+  const Linear head = c.tied_head ? Linear::frozen(FrozenWeight(embedding, mode)) : linear("head", c.vocabulary, c.width);
   return Decoder(c, embedding, std::move(layers), gain, head);
 }
 

@@ -113,10 +113,10 @@ std::vector<GenerationRequest> mixed_requests(std::int32_t vocabulary, const std
 
 const std::vector<std::size_t> lengths = {1, 15, 16, 17, 31, 32, 33, 40, 33, 63, 64, 65, 70, 5, 2, 100, 129, 40, 12, 64};
 
-Scene tiny_scene(std::int64_t split, bool with_adapter) {
+Scene tiny_scene(std::int64_t split, bool with_adapter, ComputeMode mode = ComputeMode::f32) {
   TinyShape shape;
   shape.layers = 3;
-  Scene scene{tiny_decoder(shape, 21), {}, split, mixed_requests(32, lengths, 6), {}};
+  Scene scene{tiny_decoder(shape, 21, {}, mode), {}, split, mixed_requests(32, lengths, 6), {}};
   if (with_adapter) {
     LoraConfig lora;
     lora.first_layer = split;
@@ -229,6 +229,19 @@ TEST_CASE("generation: alone, in batches, with and without a store, with one thr
         const ThreadCount set(threads);
         check_same(scene.run(16, large), expected, fmt::format("{}, {} threads", name, threads));
       }
+    }
+  }
+}
+
+TEST_CASE("generation: bf16 and int8 products too give a sample the same bits alone, in any batch and on any number of threads") {
+  for (const ComputeMode mode : {ComputeMode::bf16, ComputeMode::int8}) {
+    const Scene scene = tiny_scene(1, true, mode);
+    const std::vector<Bits> expected = scene.alone(0);
+    const std::string name = mode == ComputeMode::bf16 ? "bf16" : "int8";
+    for (const std::int64_t batch : {3, 16}) check_same(scene.run(batch, large), expected, fmt::format("{}, batch {}", name, batch));
+    for (const int threads : {1, 2}) {
+      const ThreadCount set(threads);
+      check_same(scene.run(16, 0), expected, fmt::format("{}, {} threads", name, threads));
     }
   }
 }
