@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(block_threads)
   store_as(masked, i, scale * value);
   if (own == nullptr) return;
   if (mine) own[row * rank + column % rank] = value;
-  if (id < 0 && column < rank) own[row * rank + column] = 0.0f;
+  if ((id < 0 || id >= adapters) && column < rank) own[row * rank + column] = 0.0f;
 }
 
 /// to [outputs, stride] = b [adapters, outputs, rank] side by side, zero beyond adapters rank.

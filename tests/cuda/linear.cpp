@@ -283,3 +283,65 @@ TEST_CASE("head and cross-entropy over one and several tiles of classes") {
         check_close(dx.read(), want_dx, static_cast<double>(outputs), mode == ComputeMode::bf16 ? 0x1p-9 : 0x1p-22);
       }
 }
+
+TEST_CASE("head and cross-entropy: packed weights, trained head and bf16 activations") {
+  struct Case {
+    DType weight, storage;
+    ComputeMode mode;
+    std::int64_t rows, inputs, classes;
+  };
+  for (const Case& c : std::vector<Case>{{DType::f32, DType::bf16, ComputeMode::bf16, 150, 24, 300},
+                                         {DType::f32, DType::f32, ComputeMode::f32, 20, 5, 70},
+                                         {DType::f32, DType::bf16, ComputeMode::f32, 20, 5, 70},
+                                         {DType::q8_0, DType::bf16, ComputeMode::bf16, 17, 64, 131},
+                                         {DType::q4_k, DType::f32, ComputeMode::f32, 9, 256, 50},
+                                         {DType::q4_1, DType::bf16, ComputeMode::bf16, 3, 32, 8210}}) {
+    const auto [dtype, storage, mode, rows, inputs, classes] = c;
+    const std::string what = std::string(dtype_name(dtype)) + " " + dtype_name(storage) + (mode == ComputeMode::bf16 ? " bf16 " : " f32 ") + std::to_string(classes);
+    CAPTURE(what);
+    const bool bf16 = mode == ComputeMode::bf16 || storage == DType::bf16;
+    std::vector<float> w;
+    std::vector<unsigned char> bytes;
+    if (is_quantised(dtype)) {
+      bytes = random_blocks(dtype, classes * inputs, 5);
+      w = rounded(block_values(dtype, bytes), mode);
+    } else {
+      w = rounded(random_floats(classes * inputs, 1), bf16 ? ComputeMode::bf16 : mode);
+    }
+    const Packed packed(is_quantised(dtype) ? DeviceTensor(dtype, {classes, inputs}, bytes.data()) : DeviceTensor(w, {classes, inputs}), mode);
+    const std::vector<float> x = rounded(random_floats(rows * inputs, 2), bf16 ? ComputeMode::bf16 : mode), gradient = random_floats(rows, 3),
+                             old = rounded(random_floats(rows * inputs, 4), bf16 ? ComputeMode::bf16 : mode), old_w = random_floats(classes * inputs, 6);
+    std::vector<std::int32_t> targets = random_ids(rows, 5, 0, static_cast<std::int32_t>(classes));
+    targets[1] = -1;
+    targets[2] = static_cast<std::int32_t>(classes) - 1;
+    const DeviceTensor xt = stored(x, {rows, inputs}, storage), tt(targets, {rows}), p = DeviceTensor::output({rows}), s = DeviceTensor::output({rows}),
+                       g(gradient, {rows}), dx = stored(old, {rows, inputs}, storage), dw(old_w, {classes, inputs});
+    launch(LinearCrossEntropyForward{packed.weight, 1.25, xt, tt, p, s, {}, {}});
+    launch(LinearCrossEntropyBackward{packed.weight, 1.25, xt, tt, s, g, dx, {}, dw});
+    std::vector<double> want_p(rows), want_dx(old.begin(), old.end()), want_dw(old_w.begin(), old_w.end());
+    for (std::int64_t r = 0; r < rows; ++r) {
+      std::vector<double> logits(classes);
+      double sum = 0;
+      for (std::int64_t o = 0; o < classes; ++o) {
+        for (std::int64_t i = 0; i < inputs; ++i) logits[o] += static_cast<double>(x[r * inputs + i]) * w[o * inputs + i] / 1.25;
+        sum += std::exp(logits[o]);
+      }
+      if (targets[r] < 0) continue;
+      want_p[r] = logits[targets[r]] - std::log(sum);
+      for (std::int64_t o = 0; o < classes; ++o) {
+        const double d = gradient[r] * ((o == targets[r] ? 1.0 : 0.0) - std::exp(logits[o]) / sum) / 1.25;
+        for (std::int64_t i = 0; i < inputs; ++i) {
+          want_dx[r * inputs + i] += d * w[o * inputs + i];
+          want_dw[o * inputs + i] += d * x[r * inputs + i];
+        }
+      }
+    }
+    check_close(p.read(), want_p, static_cast<double>(classes));
+    check_close(read_as_float(dx), want_dx, static_cast<double>(classes), bf16 ? 0x1p-9 : 0x1p-22);
+    check_close(dw.read(), want_dw, static_cast<double>(rows), bf16 ? 0x1p-9 : 0x1p-22);
+    // Without a gradient of x, that of the weight is the same.
+    const DeviceTensor alone(old_w, {classes, inputs});
+    launch(LinearCrossEntropyBackward{packed.weight, 1.25, xt, tt, s, g, {}, {}, alone});
+    CHECK(alone.read() == dw.read());
+  }
+}

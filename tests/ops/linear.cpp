@@ -161,6 +161,17 @@ OP_CASES(linear_cross_entropy) {
           .magnitude = 1.0;
     }
   }
+  // A trained head: several tiles of classes, and rows beyond one block of the CPU's backward pass.
+  for (const auto& [rows, inputs, classes] : {std::array<std::int64_t, 3>{1, 1, 1}, {0, 3, 2}, {5, 13, 67}, {3, 5, 1100}, {500, 2, 3}}) {
+    std::vector<std::int32_t> targets;
+    for (std::int64_t r = 0; r < rows; ++r) targets.push_back(r == 1 ? -1 : static_cast<std::int32_t>((7 * r + 3) % classes));
+    OpCase& added = add_case(
+        "a trained head " + Shape{rows, inputs}.text() + " to " + std::to_string(classes),
+        {uniform({rows, inputs}), uniform({classes, inputs}, -1.0, 1.0, 2), integers({rows}, targets)},
+        [](std::span<const Tensor> in) { return linear_cross_entropy(in[0], in[1], in[2], 0.75).log_probability; },
+        [](std::span<const Operand> in) { return plain_scores(in[0], in[1], in[2].ids, 0.75).log_probability; }, inputs + classes + rows);
+    added.magnitude = 1.0;
+  }
   add_error(
       [] {
         linear_cross_entropy(Tensor::zeros({2, 3}), FrozenWeight(Tensor::zeros({5, 3})), Tensor::zeros({3}, DType::i32));
