@@ -89,7 +89,7 @@ struct Subject {
 };
 
 Subject frozen(const char* name, DType dtype, ComputeMode mode) {
-  const double bytes = static_cast<double>(dtype_traits(dtype).block_bytes) / dtype_traits(dtype).block_elements;
+  const double bytes = static_cast<double>(cpu::packed_weight_bytes(32, 256, dtype, mode)) / (32 * 256);
   return {name, bytes, [dtype, mode](const Problem& p) -> Call {
             PackedWeight weight;
             weight.outputs = p.n;

@@ -45,7 +45,8 @@ void run(Options options, const GlobalOptions& global) {
   options.bench.mode = parse_compute_mode(options.compute);
   install_interrupt_handler();
   const Ceilings ceilings = measure_ceilings();
-  log_info("ceilings measured now: {:.0f} GFLOP/s, {:.1f} GB/s", ceilings.gflops, ceilings.gbps);
+  log_info("ceilings measured now: {:.0f} GFLOP/s in f32, {:.0f} in bf16, {:.0f} in int8; {:.1f} GB/s", ceilings.gflops,
+           ceilings.bf16_gflops, ceilings.int8_gflops, ceilings.gbps);
   if (!global.json)
     print_text(fmt::format("{:<30} {:<5} {:>12} {:>24} {:>9} {:>8} {:>6}\n", "name", "mode", "median", "rate", "GFLOP/s", "GB/s", "share"));
   std::size_t measured = 0;
@@ -89,8 +90,9 @@ Command bench_command() {
     app.add_option("--text-encoder", options->bench.text_encoder, "encoder of llm/embed_*")->type_name("M")->capture_default_str();
     app.add_option("--data", options->bench.data, "data set of ctr/* and data/*")->type_name("DIR")->capture_default_str();
     app.footer(
-        "Each benchmark checks a result before it is timed. 'share' (of_ceiling) relates its GFLOP/s to multiply-adds on registers and its "
-        "GB/s to\n"
+        "Each benchmark checks a result before it is timed. 'share' (of_ceiling) relates its GFLOP/s to multiply-adds of its mode on "
+        "registers "
+        "and its GB/s to\n"
         "the triad, both measured in the same run; the larger share counts. The mode q4_1 means float32 products with weights kept in 4 "
         "bits.");
   };

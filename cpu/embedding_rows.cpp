@@ -49,7 +49,8 @@ void require_lists(const char* op, const IdList* lists, int list_count, int spac
 void require_reach(const char* op, const char* name, const IdList& list, std::int64_t width, const View& values) {
   const std::int64_t n = list.ids.size(), last = n == 0 ? 0 : list.offset + (n - 1) * list.stride + width;
   require(list.offset >= 0 && list.stride >= width && last <= values.size() && present(values), op,
-          (std::string(name) + " is shorter than the lists reach, or a stride is below the width").c_str(), {{name, values}, {"ids", list.ids}});
+          (std::string(name) + " is shorter than the lists reach, or a stride is below the width").c_str(),
+          {{name, values}, {"ids", list.ids}});
 }
 
 std::int64_t total_ids(const IdList* lists, int list_count) {
@@ -218,7 +219,8 @@ void run(const SortIds& args, Stream) {
         }
         entry += size;
       }
-      const Pair* sorted = sort_pairs(own, other + range.base, range.n, space.rows, histograms + plan.histogram_of[static_cast<std::size_t>(s)]);
+      const Pair* sorted =
+          sort_pairs(own, other + range.base, range.n, space.rows, histograms + plan.histogram_of[static_cast<std::size_t>(s)]);
       write_segments(sorted, range.n, static_cast<std::uint32_t>(space.rows), args.unique.as<std::int32_t>() + range.base,
                      args.counts.as<std::int32_t>() + s, args.places.as<std::int32_t>() + range.base,
                      args.starts.as<std::int32_t>() + range.base + s, args.segments.as<std::int32_t>() + range.base);
@@ -262,7 +264,8 @@ class EntryVectors {
 };
 
 template <class T>
-void add_entries(const EntryVectors<T>& vectors, const std::int32_t* places, std::int64_t begin, std::int64_t end, std::int64_t width, T* to) {
+void add_entries(const EntryVectors<T>& vectors, const std::int32_t* places, std::int64_t begin, std::int64_t end, std::int64_t width,
+                 T* to) {
   std::size_t hint = 0;
   for (std::int64_t i = begin; i < end; ++i) {
     const T* from = vectors.at(places[i], hint);
@@ -303,8 +306,9 @@ void run(const ReduceRows& args, Stream) {
     const View& out = target.rows.empty() ? target.table : target.rows;
     if (out.empty()) continue;
     const std::int64_t count = args.counts.as<const std::int32_t>()[s];
-    require(out.rank == 2 && out.dtype == args.dy.dtype && (target.rows.empty() ? out.shape[0] == args.spaces[s].rows : out.shape[0] >= count),
-            "reduce_rows", "the target must be [rows, width] of dy's dtype", {{"target", out}, {"dy", args.dy}});
+    require(
+        out.rank == 2 && out.dtype == args.dy.dtype && (target.rows.empty() ? out.shape[0] == args.spaces[s].rows : out.shape[0] >= count),
+        "reduce_rows", "the target must be [rows, width] of dy's dtype", {{"target", out}, {"dy", args.dy}});
     widest = std::max(widest, out.shape[1]);
     if (!target.rows.empty() && args.dy.dtype == DType::f64)
       std::fill(out.as<double>() + count * out.shape[1], out.as<double>() + out.size(), 0.0);

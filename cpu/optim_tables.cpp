@@ -15,7 +15,8 @@ void require_tensor(const char* op, const RegularisedTensor& tensor) {
   require_floating(op, {{"parameter", tensor.parameter}, {"gradient", tensor.gradient}});
   if (tensor.ids.empty() && tensor.gradient.size() == tensor.parameter.size()) return;
   require(tensor.parameter.rank == 2 && tensor.gradient.rank == 2 && tensor.parameter.shape[1] == tensor.gradient.shape[1], op,
-          "a gradient by rows must be [n, width] for a parameter [rows, width]", {{"parameter", tensor.parameter}, {"gradient", tensor.gradient}});
+          "a gradient by rows must be [n, width] for a parameter [rows, width]",
+          {{"parameter", tensor.parameter}, {"gradient", tensor.gradient}});
   require_ids(op, "ids", tensor.ids, tensor.gradient.shape[0]);
 }
 
@@ -29,7 +30,8 @@ void require_step(const char* op, std::int64_t step) {
 
 bool by_rows(const RegularisedTensor& tensor) { return tensor.gradient.size() != tensor.parameter.size() || !tensor.ids.empty(); }
 
-/// body(begin, end, gradient of `begin` or null) for the stretches of elements [begin, end) of a table that share one row gradient or have none.
+/// body(begin, end, gradient of `begin` or null) for the stretches of elements [begin, end) of a table that share one row gradient or have
+/// none.
 template <class T, class Body>
 void for_stretches(const RegularisedTensor& tensor, std::int64_t begin, std::int64_t end, Body body) {
   const std::int64_t width = tensor.parameter.width(), n = tensor.ids.empty() ? 0 : tensor.ids.size();
@@ -194,7 +196,8 @@ void run(const RegularisedNorm& args, Stream) {
   double sum = 0;
   for (std::size_t i = 0; i < bytes / sizeof(double); ++i) sum += partial[i];
   for (int t = 0; t < args.count; ++t)
-    if (by_rows(args.tensors[t]) && args.tensors[t].l2 != 0) sum += args.tensors[t].l2 * args.tensors[t].l2 * args.squares.as<const double>()[t];
+    if (by_rows(args.tensors[t]) && args.tensors[t].l2 != 0)
+      sum += args.tensors[t].l2 * args.tensors[t].l2 * args.squares.as<const double>()[t];
   *args.total.as<double>() = sum;
 }
 

@@ -3,24 +3,12 @@
 
 #include <type_traits>
 
-#include "base/blocks.h"
-#include "cuda/launch.cuh"
+#include "cuda/packet.cuh"
 
 namespace expctr::cuda {
 
-/// An element of bf16 storage.
-struct Bf16 {
-  std::uint16_t bits;
-};
-
 __device__ __forceinline__ float load_element(const float* p) { return *p; }
-__device__ __forceinline__ float load_element(const Bf16* p) { return float_of_bf16(p->bits); }
-__device__ __forceinline__ void store_element(float* p, float value) { *p = value; }
-__device__ __forceinline__ void store_element(Bf16* p, float value) { p->bits = bf16_of_float(value); }
-
-/// Elements of a 16-byte packet.
-template <class T>
-constexpr int packet_size = 16 / static_cast<int>(sizeof(T));
+__device__ __forceinline__ float load_element(const Bf16* p) { return widen(*p); }
 
 /// 16 bytes of elements; element j with get(j), j known at compile time after unrolling.
 template <class T>
@@ -51,7 +39,7 @@ __device__ __forceinline__ Packet<T> load_packet(const T* p) {
 }
 template <class T>
 __device__ __forceinline__ void store_packet(T* p, const Packet<T>& packet) {
-  *reinterpret_cast<uint4*>(p) = packet.raw();
+  __stwb(reinterpret_cast<uint4*>(p), packet.raw());  // an assignment may become four stores
 }
 
 /// Where the packets of a row stand among the lanes of the group that shares it. Vector: packet p of a lane is 16 consecutive bytes; else its

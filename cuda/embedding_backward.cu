@@ -1,8 +1,8 @@
 // Gradients of look-ups by rows. The (row, entry) pairs of all tables are sorted at once with a stable radix sort (cuda/radix_sort.cuh; 20
-// bytes a pair and pass), heads of equal rows are numbered (12 bytes a pair), then a group of lanes adds the entries of one row in ascending
-// order: 4 (or 2) bytes an element of dy plus those of the touched rows, bound by memory. A row with more than 512 entries is cut into runs
-// of 512 that different groups add; a last kernel adds the runs in order. No atomics, nothing of the size of a table; the bits do not depend
-// on anything but the ids. An id past the table gets no gradient: a kernel cannot throw.
+// bytes a pair and pass), heads of equal rows are numbered (12 bytes a pair), then a group of lanes adds the entries of one row in
+// ascending order: 4 (or 2) bytes an element of dy plus those of the touched rows, bound by memory. A row with more than 512 entries is cut
+// into runs of 512 that different groups add; a last kernel adds the runs in order. No atomics, nothing of the size of a table; the bits do
+// not depend on anything but the ids. An id past the table gets no gradient: a kernel cannot throw.
 #include <algorithm>
 
 #include "base/blocks.h"
@@ -36,8 +36,8 @@ struct HeadTiles {
 /// One sorted pair of a block's tile.
 struct SortedPair {
   int space;
-  std::int64_t i;       ///< place within the space
-  bool inside, head;    ///< names a row; is the first of it
+  std::int64_t i;     ///< place within the space
+  bool inside, head;  ///< names a row; is the first of it
   std::uint32_t row;
 };
 
@@ -70,9 +70,9 @@ __device__ __forceinline__ void count_heads(bool head, std::uint32_t& up_to_here
   }
 }
 
-__global__ void __launch_bounds__(block_threads) count_heads_kernel(const __grid_constant__ ListTable lists,
-                                                                    const __grid_constant__ HeadTiles tiles, const std::uint32_t* keys,
-                                                                    std::uint32_t* heads_of_tile) {
+__global__ void __launch_bounds__(block_threads)
+    count_heads_kernel(const __grid_constant__ ListTable lists, const __grid_constant__ HeadTiles tiles, const std::uint32_t* keys,
+                       std::uint32_t* heads_of_tile) {
   std::uint32_t total = 0;
   for (int round = 0; round < head_rounds; ++round) {
     std::uint32_t up_to_here, all;
@@ -131,7 +131,7 @@ SortPlan plan_sort(int spaces, const IdList* lists, int list_count) {
 
 /// Where sums go, beside the lists.
 struct TargetTable {
-  float* out[most_lists];         ///< null: skipped
+  float* out[most_lists];  ///< null: skipped
   std::int32_t width[most_lists];
   bool in_rows[most_lists], vector[most_lists];
 };
@@ -150,24 +150,49 @@ __device__ __forceinline__ float load1(const std::uint16_t* p) { return float_of
 __device__ __forceinline__ float4 plus(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 __device__ __forceinline__ float plus(float a, float b) { return a + b; }
 
-/// start + the vectors of places[begin .. end - 1] at `column`, added one after the other; four loads are under way at a time.
-template <class V, class T, class Load>
-__device__ __forceinline__ V add_entries(V start, const ListTable& lists, int space, const std::int32_t* places, std::int64_t begin,
-                                         std::int64_t end, std::int64_t column, const T* dy, Load load) {
-  V sum = start;
-  std::int64_t i = begin;
-  for (; i + 4 <= end; i += 4) {
-    V value[4];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) value[j] = load(dy + lists.element(space, places[i + j]) + column);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) sum = plus(sum, value[j]);
+/// Neighbouring lanes of a warp that work on one row.
+struct Group {
+  std::uint32_t mask;
+  int lanes, lane;
+
+  explicit __device__ __forceinline__ Group(int count) : lanes(count), lane(static_cast<int>(threadIdx.x) % count) {
+    const int first = static_cast<int>(threadIdx.x) % 32 - lane;
+    mask = (count == 32 ? 0xFFFFFFFFu : (1u << count) - 1u) << first;
   }
-  for (; i < end; ++i) sum = plus(sum, load(dy + lists.element(space, places[i]) + column));
+  template <class T>
+  __device__ __forceinline__ T from(int source, T value) const {
+    return __shfl_sync(mask, value, source, lanes);
+  }
+};
+
+/// start + the vectors of places[begin .. end - 1] at `column`, added one after the other; four loads are under way at a time. Each lane
+/// looks up one entry and hands its place on. `active`: this lane has a column.
+template <class V, class T, class Load>
+__device__ __forceinline__ V add_entries(V start, bool active, const Group& group, const ListTable& lists, int space,
+                                         const std::int32_t* places, std::int64_t begin, std::int64_t end, std::int64_t column, const T* dy,
+                                         Load load) {
+  V sum = start;
+  for (std::int64_t i = begin; i < end; i += group.lanes) {
+    const int here = end - i < group.lanes ? static_cast<int>(end - i) : group.lanes;
+    long long element = 0;
+    if (group.lane < here) element = lists.element(space, places[i + group.lane]);
+    for (int j = 0; j < here; j += 4) {
+      V value[4];
+#pragma unroll
+      for (int q = 0; q < 4; ++q) {
+        const long long at = group.from((j + q) % group.lanes, element);
+        if (active && j + q < here) value[q] = load(dy + at + column);
+      }
+#pragma unroll
+      for (int q = 0; q < 4; ++q)
+        if (active && j + q < here) sum = plus(sum, value[q]);
+    }
+  }
   return sum;
 }
 
-/// Slot of the partial sums of a run of a long segment: a stretch of 512 places holds at most the first run of one and a later run of another.
+/// Slot of the partial sums of a run of a long segment: a stretch of 512 places holds at most the first run of one and a later run of
+/// another.
 __device__ __forceinline__ std::int64_t run_slot(std::int64_t place, bool first) { return 2 * (place / run_length) + (first ? 1 : 0); }
 
 /// A group of `lanes` lanes at every place; those at the start of a run add it. Rows behind the last one become zero.
@@ -176,37 +201,53 @@ __global__ void __launch_bounds__(block_threads)
     reduce_rows_kernel(const __grid_constant__ ListTable lists, const __grid_constant__ TargetTable targets, SortedArrays sorted, int lanes,
                        std::int64_t widest, const T* dy, float* partials) {
   const std::int64_t place = (static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x) / lanes;
-  const int lane = threadIdx.x % lanes;
   if (place >= lists.base[lists.spaces]) return;
+  const Group group(lanes);
   const int space = lists.space_of(place);
   float* out = targets.out[space];
   if (out == nullptr) return;
   const std::int64_t base = lists.base[space], i = place - base, width = targets.width[space];
-  const std::int32_t count = sorted.counts[space];
-  const bool in_rows = targets.in_rows[space], vector = targets.vector[space];
-  if (in_rows && i >= count) {
-    if (vector)
-      for (std::int64_t c = 4 * lane; c < width; c += 4 * lanes) *reinterpret_cast<float4*>(out + i * width + c) = make_float4(0, 0, 0, 0);
-    else
-      for (std::int64_t c = lane; c < width; c += lanes) out[i * width + c] = 0;
-  }
   const std::int32_t *starts = sorted.starts + base + space, *places = sorted.places + base;
-  if (i >= starts[count]) return;
-  const std::int32_t k = sorted.segments[place];
-  const std::int64_t begin = starts[k], end = starts[k + 1];
-  if ((i - begin) % run_length != 0) return;
+  std::int32_t count = 0, k = -1, begin = 0, end = 0;
+  if (group.lane == 0) {
+    count = sorted.counts[space];
+    if (i < starts[count]) {
+      k = sorted.segments[place];
+      begin = starts[k];
+      end = starts[k + 1];
+    }
+  }
+  count = group.from(0, count);
+  k = group.from(0, k);
+  begin = group.from(0, begin);
+  end = group.from(0, end);
+  const bool in_rows = targets.in_rows[space], vector = targets.vector[space];
+  const int step = vector ? 4 : 1;
+  if (in_rows && i >= count) {
+    for (std::int64_t c = step * group.lane; c < width; c += step * lanes) {
+      if (vector)
+        *reinterpret_cast<float4*>(out + i * width + c) = make_float4(0, 0, 0, 0);
+      else
+        out[i * width + c] = 0;
+    }
+  }
+  if (k < 0 || (i - begin) % run_length != 0) return;
   const std::int64_t run_end = i + run_length < end ? i + run_length : end;
   const bool in_runs = end - begin > run_length;
   float* to = in_runs ? partials + run_slot(place, i == begin) * widest : out + (in_rows ? k : sorted.unique[base + k]) * width;
   const bool adds = !in_runs && !in_rows;
-  if (vector) {
-    for (std::int64_t c = 4 * lane; c < width; c += 4 * lanes) {
-      const float4 start = adds ? load4(to + c) : make_float4(0, 0, 0, 0);
-      *reinterpret_cast<float4*>(to + c) = add_entries(start, lists, space, places, i, run_end, c, dy, [](const T* p) { return load4(p); });
+  for (std::int64_t first = 0; first < width; first += step * lanes) {
+    const std::int64_t c = first + step * group.lane;
+    const bool active = c < width;
+    if (vector) {
+      const float4 start = adds && active ? load4(to + c) : make_float4(0, 0, 0, 0);
+      const float4 sum = add_entries(start, active, group, lists, space, places, i, run_end, c, dy, [](const T* p) { return load4(p); });
+      if (active) *reinterpret_cast<float4*>(to + c) = sum;
+    } else {
+      const float sum = add_entries(adds && active ? to[c] : 0.0f, active, group, lists, space, places, i, run_end, c, dy,
+                                    [](const T* p) { return load1(p); });
+      if (active) to[c] = sum;
     }
-  } else {
-    for (std::int64_t c = lane; c < width; c += lanes)
-      to[c] = add_entries(adds ? to[c] : 0.0f, lists, space, places, i, run_end, c, dy, [](const T* p) { return load1(p); });
   }
 }
 
@@ -256,7 +297,8 @@ void launch_reduce(const ReduceRows& args, const ListTable& lists, Stream stream
     if (out.empty()) continue;
     require_f32("reduce_rows", {&out});
     if (target.rows.empty() ? out.rows() != args.spaces[s].rows : out.rows() != lists.base[s + 1] - lists.base[s])
-      throw Error("cuda: reduce_rows: a target has " + std::to_string(out.rows()) + " rows", "a table has all of its rows, a list one for each id");
+      throw Error("cuda: reduce_rows: a target has " + std::to_string(out.rows()) + " rows",
+                  "a table has all of its rows, a list one for each id");
     targets.out[s] = out.as<float>();
     targets.width[s] = static_cast<std::int32_t>(out.width());
     targets.in_rows[s] = !target.rows.empty();
@@ -273,11 +315,11 @@ void launch_reduce(const ReduceRows& args, const ListTable& lists, Stream stream
   const std::int64_t n = lists.base[lists.spaces], widest = widest_target(args);
   float* partials = args.scratch.as<float>();
   reduce_rows_kernel<T><<<blocks_for(n * lanes, block_threads), block_threads, 0, native(stream)>>>(lists, targets, sorted, lanes, widest,
-                                                                                                  args.dy.as<T>(), partials);
+                                                                                                    args.dy.as<T>(), partials);
   check_launch("reduce_rows");
   if (n <= run_length) return;
-  add_runs_kernel<<<blocks_for(ceil_div(n, run_length) * 32, block_threads), block_threads, 0, native(stream)>>>(lists, targets, sorted, widest,
-                                                                                                               partials);
+  add_runs_kernel<<<blocks_for(ceil_div(n, run_length) * 32, block_threads), block_threads, 0, native(stream)>>>(lists, targets, sorted,
+                                                                                                                 widest, partials);
   check_launch("reduce_rows");
 }
 
@@ -310,10 +352,10 @@ void run(const SortIds& args, Stream stream) {
     sort_pairs(n, passes, keys, places, other_keys, others, histogram, stream);
     if (passes % 2 != 0) std::swap(keys, other_keys);
     count_heads_kernel<<<blocks_for(tiles.first_tile[args.space_count], 1), block_threads, 0, native(stream)>>>(lists, tiles, keys,
-                                                                                                             heads_of_tile);
+                                                                                                                heads_of_tile);
   }
-  scan_heads_kernel<<<static_cast<unsigned>(args.space_count), 1024, 0, native(stream)>>>(lists, tiles, heads_of_tile,
-                                                                                        args.counts.as<std::int32_t>(), args.starts.as<std::int32_t>());
+  scan_heads_kernel<<<static_cast<unsigned>(args.space_count), 1024, 0, native(stream)>>>(
+      lists, tiles, heads_of_tile, args.counts.as<std::int32_t>(), args.starts.as<std::int32_t>());
   if (n > 0)
     write_segments_kernel<<<blocks_for(tiles.first_tile[args.space_count], 1), block_threads, 0, native(stream)>>>(
         lists, tiles, keys, heads_of_tile, args.counts.as<std::int32_t>(), args.unique.as<std::int32_t>(), args.starts.as<std::int32_t>(),
@@ -363,8 +405,16 @@ struct BackwardPlan {
     return view;
   }
   SortIds sort(const View& scratch) const {
-    return {&space, 1, &list, 1, part(scratch, 0, n), part(scratch, n, 1), part(scratch, n + 1, n), part(scratch, 2 * n + 1, n + 1),
-            part(scratch, 3 * n + 2, n), {}};
+    return {&space,
+            1,
+            &list,
+            1,
+            part(scratch, 0, n),
+            part(scratch, n, 1),
+            part(scratch, n + 1, n),
+            part(scratch, 2 * n + 1, n + 1),
+            part(scratch, 3 * n + 2, n),
+            {}};
   }
   ReduceRows reduce(const GatherBackward& args, const SortIds& sorted) const {
     return {&space, &target, 1, &list, 1, args.dy, sorted.unique, sorted.counts, sorted.places, sorted.starts, sorted.segments, {}};

@@ -10,7 +10,7 @@ namespace {
 struct GatherTables {
   const float* table[most_lists];
   std::int32_t width[most_lists];
-  bool vector[most_lists];                   ///< of each list
+  bool vector[most_lists];                    ///< of each list
   std::int64_t first_packet[most_lists + 1];  ///< packets (4 columns, or one) before each list
 };
 

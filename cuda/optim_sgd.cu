@@ -67,9 +67,9 @@ __global__ void __launch_bounds__(block_threads) clip_values_kernel(const __grid
 template <>
 void run(const SgdUpdate& args, Stream stream) {
   const bool momentum = args.momentum != 0;
-  const SgdStep step{DeviceScale("sgd", args.scale),          static_cast<float>(args.learning_rate),
-                     static_cast<float>(args.weight_decay),   static_cast<float>(args.momentum),
-                     args.nesterov ? 1.0f : 0.0f,             args.nesterov ? static_cast<float>(args.momentum) : 1.0f};
+  const SgdStep step{DeviceScale("sgd", args.scale),        static_cast<float>(args.learning_rate),
+                     static_cast<float>(args.weight_decay), static_cast<float>(args.momentum),
+                     args.nesterov ? 1.0f : 0.0f,           args.nesterov ? static_cast<float>(args.momentum) : 1.0f};
   launch_tensors<SgdTable>(
       args.count,
       [&](int t) {

@@ -15,8 +15,8 @@ namespace {
 
 struct AdamCoefficients {
   DeviceScale scale;
-  float keep;                         ///< 1 - learning rate x decay
-  float beta1, rest1, beta2, rest2;   ///< rest = 1 - beta, rounded once
+  float keep;                        ///< 1 - learning rate x decay
+  float beta1, rest1, beta2, rest2;  ///< rest = 1 - beta, rounded once
   float step_size, deviation_scale, epsilon;
 
   template <class Args>
@@ -30,7 +30,8 @@ struct AdamCoefficients {
         step_size(static_cast<float>(args.learning_rate / (1.0 - std::pow(args.beta1, static_cast<double>(args.step))))),
         deviation_scale(static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(args.beta2, static_cast<double>(args.step))))),
         epsilon(static_cast<float>(args.epsilon)) {
-    if (args.step < 1) throw Error(std::string("cuda: ") + kernel + ": step " + std::to_string(args.step) + " is below 1", "count steps from 1");
+    if (args.step < 1)
+      throw Error(std::string("cuda: ") + kernel + ": step " + std::to_string(args.step) + " is below 1", "count steps from 1");
   }
 
   __device__ __forceinline__ void apply(float factor, float l2, float gradient, float& p, float& m, float& v) const {
@@ -56,8 +57,14 @@ bool by_rows(const RegularisedTensor& tensor) { return !tensor.ids.empty() || te
 TableEntry table_entry(const char* kernel, const RegularisedTensor& tensor, const TableMoments* moments) {
   require_f32(kernel, {&tensor.parameter, &tensor.gradient});
   require(kernel, DType::i32, {&tensor.ids});
-  TableEntry entry{tensor.parameter.as<float>(), nullptr, nullptr, tensor.gradient.as<float>(), tensor.ids.as<std::int32_t>(), 0,
-                   static_cast<std::int32_t>(tensor.parameter.width()), static_cast<float>(tensor.l2)};
+  TableEntry entry{tensor.parameter.as<float>(),
+                   nullptr,
+                   nullptr,
+                   tensor.gradient.as<float>(),
+                   tensor.ids.as<std::int32_t>(),
+                   0,
+                   static_cast<std::int32_t>(tensor.parameter.width()),
+                   static_cast<float>(tensor.l2)};
   if (moments != nullptr) {
     require_f32(kernel, {&moments->first, &moments->second});
     if (moments->first.size() != tensor.parameter.size() || moments->second.size() != tensor.parameter.size())
@@ -130,8 +137,7 @@ __global__ void __launch_bounds__(block_threads)
     rows.first_row = begin / entry.width;
     rows.start = static_cast<std::int32_t>(begin - rows.first_row * entry.width);
     const std::int64_t last_row = (end - 1) / entry.width;
-    if (threadIdx.x < 2)
-      range[threadIdx.x] = first_at_least(entry.ids, entry.id_count, threadIdx.x == 0 ? rows.first_row : last_row + 1);
+    if (threadIdx.x < 2) range[threadIdx.x] = first_at_least(entry.ids, entry.id_count, threadIdx.x == 0 ? rows.first_row : last_row + 1);
     __syncthreads();
     named = range[0] < range[1];
     if (named) {
@@ -178,7 +184,8 @@ __global__ void __launch_bounds__(block_threads)
 __global__ void __launch_bounds__(block_threads)
     finish_squares_kernel(const __grid_constant__ Table table, const double* partials, double* squares) {
   double sum = 0;
-  for (std::int32_t i = table.first_block[blockIdx.x] + static_cast<int>(threadIdx.x); i < table.first_block[blockIdx.x + 1]; i += block_threads)
+  for (std::int32_t i = table.first_block[blockIdx.x] + static_cast<int>(threadIdx.x); i < table.first_block[blockIdx.x + 1];
+       i += block_threads)
     sum += partials[i];
   sum = block_sum(sum);
   if (threadIdx.x == 0) squares[table.first_tensor + blockIdx.x] = sum;
@@ -227,8 +234,8 @@ __global__ void __launch_bounds__(block_threads) regularised_norm_kernel(const _
 }
 
 /// total = (add ? total : 0) + the partial sums + l2^2 squares of the tensors with rows.
-__global__ void __launch_bounds__(block_threads) finish_norm_kernel(const __grid_constant__ Table table, bool add, const double* partials,
-                                                                    const double* squares, double* total) {
+__global__ void __launch_bounds__(block_threads)
+    finish_norm_kernel(const __grid_constant__ Table table, bool add, const double* partials, const double* squares, double* total) {
   double sum = 0;
   for (std::int32_t i = threadIdx.x; i < table.first_block[table.count]; i += block_threads) sum += partials[i];
   for (int t = threadIdx.x; t < table.count; t += block_threads) {
@@ -258,7 +265,8 @@ __global__ void __launch_bounds__(block_threads)
       const std::int32_t id = entry.ids[k];
       if (id != no_row) {
         const std::int64_t at = static_cast<std::int64_t>(id) * entry.width + column;
-        float4 p = load_packet(entry.parameter + at, left), m = load_packet(entry.first + at, left), v = load_packet(entry.second + at, left);
+        float4 p = load_packet(entry.parameter + at, left), m = load_packet(entry.first + at, left),
+               v = load_packet(entry.second + at, left);
 #pragma unroll
         for (int e = 0; e < 4; ++e)
           if (e < left) adam.apply(factor, entry.l2, lane4(g, j + e), lane4(p, e), lane4(m, e), lane4(v, e));
@@ -271,7 +279,7 @@ __global__ void __launch_bounds__(block_threads)
   }
 }
 
-std::int64_t pieces(const RegularisedTensor* tensors, int count, View RegularisedTensor::* part) {
+std::int64_t pieces(const RegularisedTensor* tensors, int count, View RegularisedTensor::*part) {
   std::int64_t blocks = 0;
   for (int t = 0; t < count; ++t) blocks += ceil_div((tensors[t].*part).size(), optim_piece);
   return blocks;
@@ -279,8 +287,8 @@ std::int64_t pieces(const RegularisedTensor* tensors, int count, View Regularise
 
 /// One pass over the parameters, with their sums of squares where `squares` is present.
 template <bool Update>
-void launch_tables(const char* kernel, const RegularisedTensor* tensors, const TableMoments* moments, int count, const AdamCoefficients& adam,
-                   const View& squares, const View& scratch, Stream stream) {
+void launch_tables(const char* kernel, const RegularisedTensor* tensors, const TableMoments* moments, int count,
+                   const AdamCoefficients& adam, const View& squares, const View& scratch, Stream stream) {
   require(kernel, DType::f64, {&squares});
   double* partials = squares.empty() ? nullptr : scratch.as<double>();
   launch_tensors<Table>(
@@ -290,7 +298,8 @@ void launch_tables(const char* kernel, const RegularisedTensor* tensors, const T
         if (blocks > 0) table_kernel<Update><<<blocks, block_threads, 0, native(stream)>>>(table, adam, partials);
         check_launch(kernel);
         if (partials == nullptr) return;
-        finish_squares_kernel<<<static_cast<unsigned>(table.count), block_threads, 0, native(stream)>>>(table, partials, squares.as<double>());
+        finish_squares_kernel<<<static_cast<unsigned>(table.count), block_threads, 0, native(stream)>>>(table, partials,
+                                                                                                        squares.as<double>());
         check_launch(kernel);
         partials += blocks;
       });
@@ -300,14 +309,15 @@ void launch_tables(const char* kernel, const RegularisedTensor* tensors, const T
 
 template <>
 std::size_t scratch_bytes(const TableAdam& args) {
-  return args.squares.empty() ? 0 : static_cast<std::size_t>(pieces(args.tensors, args.count, &RegularisedTensor::parameter)) * sizeof(double);
+  return args.squares.empty() ? 0
+                              : static_cast<std::size_t>(pieces(args.tensors, args.count, &RegularisedTensor::parameter)) * sizeof(double);
 }
 
 template <>
 void run(const TableAdam& args, Stream stream) {
   require_scratch("table_adam", args.scratch, scratch_bytes(args));
-  launch_tables<true>("table_adam", args.tensors, args.moments, args.count, AdamCoefficients("table_adam", args, args.weight_decay), args.squares,
-                      args.scratch, stream);
+  launch_tables<true>("table_adam", args.tensors, args.moments, args.count, AdamCoefficients("table_adam", args, args.weight_decay),
+                      args.squares, args.scratch, stream);
 }
 
 template <>
@@ -352,7 +362,7 @@ void run(const RegularisedNorm& args, Stream stream) {
             throw Error("cuda: regularised_norm: no squares for a table with a regulariser", "run SumOfSquares first");
         }
         finish_norm_kernel<<<1, block_threads, 0, native(stream)>>>(table, table.first_tensor > 0, partials, args.squares.as<double>(),
-                                                                   args.total.as<double>());
+                                                                    args.total.as<double>());
         check_launch("regularised_norm");
         partials += blocks;
       });

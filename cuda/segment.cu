@@ -1,8 +1,7 @@
 // Reductions of runs of rows. A thread owns 16 bytes of columns of a segment and walks down its rows in ascending order: x once, y once,
-// neighbouring threads neighbouring addresses. Sums add in float in one order. Backward of the sum: a thread owns 16 bytes of a row and
-// finds the row's segment by bisection. All bound by memory.
+// neighbouring threads neighbouring addresses. Sums add in float in one order. Backward of the sum: a thread owns 16 bytes of
+// columns of a segment and takes every gridDim.y-th of its rows, so that it reads dy once for several. All bound by memory.
 #include "base/kernels/segment.h"
-
 #include "cuda/column_folds.cuh"
 
 namespace expctr::cuda {
@@ -27,18 +26,22 @@ __global__ void __launch_bounds__(block_threads)
 }
 
 template <class T, int Size>
-__global__ void __launch_bounds__(block_threads) segment_sum_backward_kernel(std::int64_t rows, std::int64_t width, std::int64_t segments,
-                                                                             const T* dy, const std::int32_t* offsets, T* dx) {
-  std::int64_t row, column;
-  if (!my_columns<Size>(rows, width, row, column)) return;
-  const std::int64_t segment = run_of(row, segments, offsets);
-  if (segment < 0) return;
-  float gradient[Size], result[Size];
+__global__ void __launch_bounds__(block_threads)
+    segment_sum_backward_kernel(std::int64_t segments, std::int64_t width, const T* dy, const std::int32_t* offsets, T* dx) {
+  std::int64_t segment, column;
+  if (!my_columns<Size>(segments, width, segment, column)) return;
+  const std::int64_t end = offsets[segment + 1];
+  std::int64_t row = offsets[segment] + static_cast<std::int64_t>(blockIdx.y);
+  if (row >= end) return;
+  float gradient[Size];
   load_columns(dy + segment * width + column, gradient);
-  load_columns(dx + row * width + column, result);
+  for (; row < end; row += gridDim.y) {
+    float result[Size];
+    load_columns(dx + row * width + column, result);
 #pragma unroll
-  for (int j = 0; j < Size; ++j) result[j] += gradient[j];
-  store_columns(dx + row * width + column, result);
+    for (int j = 0; j < Size; ++j) result[j] += gradient[j];
+    store_columns(dx + row * width + column, result);
+  }
 }
 
 template <class T, int Size>
@@ -110,11 +113,14 @@ template <>
 void run(const SegmentSumBackward& args, Stream stream) {
   check_segments("segment_sum_backward", args.dx, args.dy, args.offsets);
   if (args.dx.size() == 0) return;
-  const std::int64_t rows = args.dx.shape[0], width = args.dx.shape[1];
+  const std::int64_t rows = args.dx.shape[0], width = args.dx.shape[1], segments = args.dy.shape[0];
+  if (segments == 0) return;
+  const auto slices = static_cast<unsigned>(std::clamp<std::int64_t>(rows / segments / 8, 1, 64));
   with_columns(width, args.dx.dtype, {args.dx.data, args.dy.data}, [&](auto* type, auto size) {
     using T = std::remove_pointer_t<decltype(type)>;
-    segment_sum_backward_kernel<T, size.value><<<blocks_for(rows * width / size.value, block_threads), block_threads, 0, native(stream)>>>(
-        rows, width, args.dy.shape[0], args.dy.as<T>(), args.offsets.as<std::int32_t>(), args.dx.as<T>());
+    const dim3 grid(blocks_for(segments * width / size.value, block_threads), slices);
+    segment_sum_backward_kernel<T, size.value>
+        <<<grid, block_threads, 0, native(stream)>>>(segments, width, args.dy.as<T>(), args.offsets.as<std::int32_t>(), args.dx.as<T>());
   });
   check_launch("segment_sum_backward");
 }

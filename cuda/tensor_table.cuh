@@ -41,7 +41,8 @@ void launch_tensors(int count, MakeEntry entry, Elements elements, Launch launch
       table.entry[slot] = entry(i);
       table.elements[slot] = elements(i);
       blocks += ceil_div(table.elements[slot], optim_piece);
-      if (blocks > 0x7FFFFFFF) throw Error("cuda: an optimiser step over more elements than a launch takes", "split the tensors into groups");
+      if (blocks > 0x7FFFFFFF)
+        throw Error("cuda: an optimiser step over more elements than a launch takes", "split the tensors into groups");
       table.first_block[slot + 1] = static_cast<std::int32_t>(blocks);
     }
     launch(table, static_cast<unsigned>(blocks));
@@ -86,7 +87,7 @@ __device__ __forceinline__ float4 load_packet(const float* p, int n) {
 }
 __device__ __forceinline__ void store_packet(float* p, int n, float4 v) {
   if (n == 4 && aligned16(p)) {
-    *reinterpret_cast<float4*>(p) = v;
+    __stwb(reinterpret_cast<float4*>(p), v);  // an assignment would become four stores
   } else {
 #pragma unroll
     for (int i = 0; i < 4; ++i)

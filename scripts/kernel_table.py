@@ -55,9 +55,9 @@ def template_arguments(text):
     return found
 
 
-def short_name(kernel):
-    """("map_kernel EvaluateUnary", "bf16") of a demangled name."""
-    text = kernel.replace("(anonymous namespace)::", "").replace("expctr::cuda::", "").replace("expctr::", "")
+def short_name(record):
+    """("map EvaluateUnary", "bf16") of a launch."""
+    text = record["kernel"].replace("(anonymous namespace)::", "").replace("expctr::cuda::", "").replace("expctr::", "")
     text = re.sub(r"^void ", "", text)
     head = text.split("(", 1)[0]
     name = re.match(r"\w+", head).group(0)
@@ -71,7 +71,12 @@ def short_name(kernel):
     held = re.search(r"HeldRow<(\d+)", head)
     if held:
         said.append("a warp a row" if held.group(1) == "32" else "a block a row")
-    storage = "bf16" if re.search(r"\bBf16\b|__nv_bfloat16|unsigned short", head) else "f32"
+    block = re.search(r"Block(Q\w+?)\b", head)
+    if block:
+        storage = block.group(1).lower()
+        said = [s for s in said if not s.startswith("Format")]
+    else:
+        storage = "bf16" if record["flops_tensor"] or re.search(r"\bBf16\b|__nv_bfloat16|unsigned short", head) else "f32"
     return " ".join([re.sub(r"_kernel$", "", name)] + said), storage
 
 
@@ -90,7 +95,7 @@ def read(folder):
                 bytes_once = record["dram_read_bytes"] + record["dram_write_bytes"]
                 if not record["grid"]:
                     continue
-                name, storage = short_name(record["kernel"])
+                name, storage = short_name(record)
                 if LEFT_OUT.match(name) or bytes_once < LEAST_BYTES:
                     continue
                 old = rows.get((name, storage))

@@ -13,7 +13,8 @@ struct IdSpace {
   std::int64_t rows;
   std::int64_t frozen_row;  ///< gets no gradient (a padding row); -1: none
 };
-/// A list of ids [n] i32 of one space; a negative id names no row. The vector of entry i stands at element offset + i * stride of the values.
+/// A list of ids [n] i32 of one space; a negative id names no row. The vector of entry i stands at element offset + i * stride of the
+/// values.
 struct IdList {
   int space;
   View ids;
@@ -31,8 +32,9 @@ struct GatherMany {
 /// Sorts the ids of each space, keeping the order of equal ones (entries are counted through the lists in their order). n_s ids of space s
 /// occupy [base_s, base_s + n_s) of the outputs, base_s the sum of the n before; ids that name no row or the frozen one fall out.
 ///   unique [n]: ascending distinct ids, then no_row;  counts [spaces]: how many;
-///   places [n]: entry numbers by ascending id;  starts [n + spaces]: unique id k of space s owns places starts[base_s + s + k] .. starts[.. + 1] - 1
-///   (counted from base_s);  segments [n]: k of each place. Beyond the last id places, starts and segments are undefined.  All i32.
+///   places [n]: entry numbers by ascending id;  starts [n + spaces]: unique id k of space s owns places starts[base_s + s + k] ..
+///   starts[.. + 1] - 1 (counted from base_s);  segments [n]: k of each place. Beyond the last id places, starts and segments are
+///   undefined.  All i32.
 struct SortIds {
   const IdSpace* spaces;
   int space_count;
@@ -41,8 +43,8 @@ struct SortIds {
   View unique, counts, places, starts, segments;
   View scratch;
 };
-/// Where the gradient of one space's table goes: `rows` [at least counts_s, width], row k = the sum of unique id k, rows behind the last one zero;
-/// or `table` [rows, width], added to. Neither: the space is skipped.
+/// Where the gradient of one space's table goes: `rows` [at least counts_s, width], row k = the sum of unique id k, rows behind the last
+/// one zero; or `table` [rows, width], added to. Neither: the space is skipped.
 struct RowTarget {
   View rows, table;
 };

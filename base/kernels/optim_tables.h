@@ -1,4 +1,5 @@
-// Arguments of optimiser updates of whole tables and of single rows, of plain gradient descent, and of clipping. One launch for all tensors.
+// Arguments of optimiser updates of whole tables and of single rows, of plain gradient descent, and of clipping. One launch for all
+// tensors.
 #pragma once
 
 #include "base/view.h"

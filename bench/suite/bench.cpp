@@ -44,7 +44,7 @@ nlohmann::json positive_or_null(double value) { return value > 0 ? nlohmann::jso
 
 std::vector<Bench> all_benches() {
   std::vector<Bench> all;
-  for (auto part : {kernel_benches(), language_model_benches(), ppo_benches(), ctr_benches()})
+  for (auto part : {product_benches(), kernel_benches(), language_model_benches(), ppo_benches(), ctr_benches()})
     for (Bench& bench : part) all.push_back(std::move(bench));
   return all;
 }
@@ -86,7 +86,9 @@ nlohmann::json run_bench(const Bench& bench, const BenchOptions& options, const 
   const double median = wall.size() % 2 == 1 ? wall[middle] : 0.5 * (wall[middle - 1] + wall[middle]);
   const Work& work = ready.work;
   const double gflops = 1e-9 * work.flops / median, gbps = 1e-9 * work.bytes / median;
-  const double share = options.device.is_cuda() ? 0.0 : std::max(gflops / ceilings.gflops, gbps / ceilings.gbps);
+  const bool cpu_device = !options.device.is_cuda();
+  const double arithmetic = cpu_device ? ceilings.of_mode(work.mode) : 0.0, memory = cpu_device ? ceilings.gbps : 0.0;
+  const double share = cpu_device ? std::max(gflops / arithmetic, gbps / memory) : 0.0;
   nlohmann::json result = {{"name", bench.name},
                            {"mode", work.mode},
                            {"shape", work.shape},
@@ -102,6 +104,8 @@ nlohmann::json run_bench(const Bench& bench, const BenchOptions& options, const 
                            {"rate_unit", work.unit.empty() ? nlohmann::json() : nlohmann::json(work.unit)},
                            {"gflops", positive_or_null(gflops)},
                            {"gbps", positive_or_null(gbps)},
+                           {"ceiling_gflops", positive_or_null(arithmetic)},
+                           {"ceiling_gbps", positive_or_null(memory)},
                            {"of_ceiling", positive_or_null(share)},
                            {"peak_bytes", peak_memory_bytes()}};
   if (options.device.is_cuda()) result["device_peak_bytes"] = memory_statistics(options.device).peak;

@@ -55,18 +55,23 @@ Bench bench_named(std::string_view name);
 
 /// What the machine can do, measured here and now with the threads in use.
 struct Ceilings {
-  double gflops = 0;  ///< fused multiply-adds on registers in float32
-  double gbps = 0;    ///< triad a = b + s c over arrays beyond the last-level cache, three times 4 bytes an element
+  double gflops = 0;       ///< fused multiply-adds on registers in float32
+  double bf16_gflops = 0;  ///< products of bf16 pairs by AVX512_BF16; as gflops where the instruction set in use has none
+  double int8_gflops = 0;  ///< products of bytes by AVX512_VNNI, else by three instructions; two operations a product
+  double gbps = 0;         ///< triad a = b + s c over arrays beyond the last-level cache, three times 4 bytes an element
+
+  double of_mode(std::string_view mode) const { return mode == "bf16" ? bf16_gflops : mode == "int8" ? int8_gflops : gflops; }
 };
 Ceilings measure_ceilings();
 
-/// Runs a benchmark; the fields of `bench --json` (docs/cli.md) plus cpu_seconds_min. of_ceiling is the larger of gflops and gbps as shares
-/// of the ceilings (null on CUDA, whose ceilings are not measured); peak_bytes is the process's largest resident set since the benchmark
-/// began.
+/// Runs a benchmark; the fields of `bench --json` (docs/cli.md) plus cpu_seconds_min. ceiling_gflops (of the mode) and ceiling_gbps are the
+/// machine's, of_ceiling is the larger of gflops and gbps as shares of them (null on CUDA, whose ceilings are not measured); peak_bytes is
+/// the process's largest resident set since the benchmark began.
 nlohmann::json run_bench(const Bench& bench, const BenchOptions& options, const Ceilings& ceilings);
 
 // By file.
 std::vector<Bench> kernel_benches();
+std::vector<Bench> product_benches();
 Bench matmul_bench(std::int64_t m, std::int64_t n, std::int64_t k, ComputeMode mode);
 std::vector<Bench> language_model_benches();
 std::vector<Bench> ppo_benches();

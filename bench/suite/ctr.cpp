@@ -8,7 +8,6 @@
 #include "bench/suite/measure.h"
 #include "data/fetch.h"
 #include "engine/autograd/tape.h"
-#include "engine/ops/elementwise.h"
 #include "engine/ops/loss.h"
 #include "engine/ops/reduce.h"
 #include "engine/optim/adam.h"
@@ -40,7 +39,8 @@ class DinTraining {
         config_(bench_config()),
         data_(load_ctr_data(resolve_asset(options.data), CtrDataConfig{}, config_)),
         model_(din_options(config_, ctr_fields(data_.features), 0), 0, DType::f32, device_),
-        adam_(model_.parameters(), {config_.lr, 0.9, 0.999, 1e-8, 0.0}),
+        adam_(model_.parameters(), {config_.lr, 0.9, 0.999, 1e-8, 0.0},
+              adam_rules(config_, model_.tables().size(), model_.parameters().size())),
         order_(0, 0, std::ssize(data_.rows.rows_of(Split::train))) {
     if (order_.batches(config_.batch) < 2) throw UsageError("ctr: too few rows for a batch of 2048", "name a larger data set with --data");
   }
@@ -67,8 +67,7 @@ class DinTraining {
       tape.backward(mean);
       loss = static_cast<double>(mean.item());
     }
-    for (const NamedTensor& table : model_.tables()) axpy(config_.embedding_regularizer, table.tensor.detached(), table.tensor.gradient());
-    adam_.step(config_.lr, clip_factor(gradient_norm(adam_.parameters()), config_.clip));
+    adam_.step(config_.lr, clip_factor(adam_.gradient_norm(), config_.clip));
     return loss;
   }
 

@@ -9,7 +9,6 @@
 #include "engine/ops/attention.h"
 #include "engine/ops/linear.h"
 #include "engine/ops/loss.h"
-#include "engine/ops/matmul.h"
 #include "engine/ops/norm.h"
 #include "engine/ops/optim.h"
 #include "engine/ops/reduce.h"
@@ -18,29 +17,15 @@ namespace expctr {
 
 namespace {
 
-std::vector<double> host(const Tensor& tensor) {
-  const std::vector<float> values = tensor.to(cpu_device).to_vector<float>();
-  return {values.begin(), values.end()};
-}
-
-// One row of a tensor in double.
-std::vector<double> host_row(const Tensor& tensor, std::int64_t row) { return host(tensor.slice_rows(row, 1)); }
-
-double dot(const std::vector<double>& a, const std::vector<double>& b) {
-  double sum = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
-  return sum;
-}
-
-double log_sum_exp(const std::vector<double>& values) {
-  double most = values[0], sum = 0;
-  for (const double v : values) most = std::max(most, v);
-  for (const double v : values) sum += std::exp(v - most);
-  return most + std::log(sum);
+/// body() and the gradient of the sum of its result.
+template <class Body>
+void with_gradient(const Body& body) {
+  Tape tape;
+  tape.backward(sum_all(body()));
 }
 
 ReadyBench prepare_rms_norm(const BenchOptions& options) {
-  constexpr std::int64_t rows = 8192, width = 576;
+  constexpr std::int64_t rows = 131072, width = 576;  // 302 MB in, as much out: nothing is left in a cache
   constexpr double epsilon = 1e-5;
   const Tensor x = random_tensor("x", {rows, width}, options.device), gain = random_tensor("gain", {width}, options.device);
   const std::vector<double> row = host_row(x, rows - 1), y = host_row(rms_norm(x, gain, epsilon), rows - 1);
@@ -51,7 +36,7 @@ ReadyBench prepare_rms_norm(const BenchOptions& options) {
 }
 
 ReadyBench prepare_adamw(const BenchOptions& options) {
-  constexpr std::int64_t count = 10000000;
+  constexpr std::int64_t count = 20000000;  // 320 MB of parameter, gradient and moments
   AdamSlot slot{random_tensor("p", {count}, options.device), random_tensor("g", {count}, options.device),
                 Tensor::zeros({count}, DType::f32, options.device), Tensor::zeros({count}, DType::f32, options.device)};
   const AdamOptions adam{1e-3, 0.9, 0.999, 1e-8, 0.01};
@@ -65,49 +50,80 @@ ReadyBench prepare_adamw(const BenchOptions& options) {
           timed(options.device, [=] { adamw_update(std::span(&slot, 1), adam, ++*step); })};
 }
 
-ReadyBench prepare_attention(const BenchOptions& options, bool causal) {
+ReadyBench prepare_attention(const BenchOptions& options, bool causal, bool gradient) {
   constexpr int heads = 9, head_dim = 64;
   constexpr std::int64_t tokens = 1024, width = heads * head_dim;
   const AttentionShape shape{heads, heads, head_dim, causal, 1.0 / std::sqrt(static_cast<double>(head_dim))};
-  const Tensor q = random_tensor("q", {tokens, width}, options.device), k = random_tensor("k", {tokens, width}, options.device),
+  Tensor q = random_tensor("q", {tokens, width}, options.device), k = random_tensor("k", {tokens, width}, options.device),
                v = random_tensor("v", {tokens, width}, options.device);
   const Tensor offsets = Tensor::of(std::vector<std::int32_t>{0, tokens}, {2}, options.device);
-  // First element of the first head at token 100.
-  constexpr std::int64_t t = 100;
-  const std::vector<double> query = host_row(q, t);
-  std::vector<double> scores, values;
-  for (std::int64_t j = 0; j < (causal ? t + 1 : tokens); ++j) {
-    const std::vector<double> key = host_row(k, j);
-    double score = 0;
-    for (std::size_t d = 0; d < head_dim; ++d) score += query[d] * key[d];
-    scores.push_back(score * shape.scale);
-    values.push_back(host_row(v, j)[0]);
-  }
-  const double normaliser = log_sum_exp(scores);
+  // The probabilities of the first head at token t.
+  const std::vector<double> queries = host(q), keys = host(k), values = host(v);
+  const auto probabilities = [&](std::int64_t t) {
+    std::vector<double> scores;
+    for (std::int64_t j = 0; j < (causal ? t + 1 : tokens); ++j) {
+      double score = 0;
+      for (std::int64_t d = 0; d < head_dim; ++d)
+        score += queries[static_cast<std::size_t>(t * width + d)] * keys[static_cast<std::size_t>(j * width + d)];
+      scores.push_back(score * shape.scale);
+    }
+    const double normaliser = log_sum_exp(scores);
+    for (double& score : scores) score = std::exp(score - normaliser);
+    return scores;
+  };
+  const std::vector<double> row = probabilities(100);
   double expected = 0;
-  for (std::size_t j = 0; j < scores.size(); ++j) expected += std::exp(scores[j] - normaliser) * values[j];
-  check_close("attention", host_row(attention(q, k, v, offsets, shape), t)[0], expected, 1e-5);
+  for (std::size_t j = 0; j < row.size(); ++j) expected += row[j] * values[j * width];
+  check_close("attention", host_row(attention(q, k, v, offsets, shape), 100)[0], expected, 1e-5);
+  if (gradient) {
+    // Of the sum of the outputs, with respect to a value: the sum of its probabilities.
+    constexpr std::int64_t j = 900;
+    q.require_gradient(), k.require_gradient(), v.require_gradient();
+    with_gradient([&] { return attention(q, k, v, offsets, shape); });
+    double sum = 0;
+    for (std::int64_t t = causal ? j : 0; t < tokens; ++t) sum += probabilities(t)[j];
+    check_close("attention gradient", host_row(v.gradient(), j)[0], sum, 1e-5);
+  }
   return {{.shape = fmt::format("1x{}x{}x{}", heads, tokens, head_dim),
            .amount = tokens,
            .unit = "tokens/s",
-           .flops = 4.0 * tokens * tokens * width / (causal ? 2 : 1),
-           .bytes = 4.0 * 4 * tokens * width},
-          timed(options.device, [=] { attention(q, k, v, offsets, shape); })};
+           .flops = (gradient ? 3.5 : 1.0) * 4.0 * tokens * tokens * width / (causal ? 2 : 1),
+           .bytes = (gradient ? 3.0 : 1.0) * 4.0 * 4 * tokens * width},
+          timed(options.device, [=] {
+            if (gradient)
+              with_gradient([&] { return attention(q, k, v, offsets, shape); });
+            else
+              attention(q, k, v, offsets, shape);
+          })};
 }
 
 constexpr std::int64_t head_rows = 1024, vocabulary = 49152, head_width = 576;
 
-ReadyBench prepare_cross_entropy(const BenchOptions& options) {
-  const Tensor logits = random_tensor("logits", {head_rows, vocabulary}, options.device);
+ReadyBench prepare_cross_entropy(const BenchOptions& options, bool gradient) {
+  Tensor logits = random_tensor("logits", {head_rows, vocabulary}, options.device);
   const std::vector<std::int32_t> ids = random_ids("targets", head_rows, vocabulary);
   const Tensor targets = Tensor::of(ids, {head_rows}, options.device);
   const std::vector<double> row = host_row(logits, 7);
-  check_close("cross_entropy", host(log_probability(logits, targets))[7], row[static_cast<std::size_t>(ids[7])] - log_sum_exp(row), 1e-4);
+  const auto target = static_cast<std::size_t>(ids[7]);
+  check_close("cross_entropy", host(log_probability(logits, targets))[7], row[target] - log_sum_exp(row), 1e-4);
+  if (gradient) {
+    logits.require_gradient();
+    with_gradient([&] { return log_probability(logits, targets); });
+    const std::vector<double> slope = host_row(logits.gradient(), 7);
+    const std::size_t other = (target + 1) % row.size();
+    check_close("cross_entropy gradient", slope[target], 1.0 - std::exp(row[target] - log_sum_exp(row)), 1e-6);
+    check_close("cross_entropy gradient", 1e4 * slope[other], -1e4 * std::exp(row[other] - log_sum_exp(row)), 1e-5);
+  }
   return {{.shape = fmt::format("{}x{}", head_rows, vocabulary),
            .amount = head_rows,
            .unit = "tokens/s",
-           .bytes = 4.0 * head_rows * vocabulary},
-          timed(options.device, [=] { log_probability(logits, targets); })};
+           .bytes = (gradient ? 4.0 : 1.0) * 4.0 * head_rows * vocabulary},  // backward: logits again, the gradient added to
+          timed(options.device, [=] {
+            if (gradient)
+              with_gradient([&] { return log_probability(logits, targets); });
+            else
+              log_probability(logits, targets);
+          })};
 }
 
 ReadyBench prepare_linear_cross_entropy(const BenchOptions& options) {
@@ -136,53 +152,23 @@ ReadyBench prepare_linear_cross_entropy(const BenchOptions& options) {
            .amount = head_rows,
            .unit = "tokens/s",
            .flops = 4.0 * head_rows * vocabulary * head_width},
-          timed(options.device, [=] {
-            Tape tape;
-            tape.backward(sum_all(linear_cross_entropy(x, weight, targets).log_probability));
-          })};
+          timed(options.device, [=] { with_gradient([&] { return linear_cross_entropy(x, weight, targets).log_probability; }); })};
 }
 
 }  // namespace
 
-Bench matmul_bench(std::int64_t m, std::int64_t n, std::int64_t k, ComputeMode mode) {
-  const std::string name = fmt::format("matmul/{}x{}x{}/{}", m, n, k, mode_name(mode));
-  const auto prepare = [=](const BenchOptions& options) -> ReadyBench {
-    const Tensor x = random_tensor("x", {m, k}, options.device), w = random_tensor("w", {n, k}, options.device);
-    // A trained weight is dense; lower precision exists for frozen ones.
-    std::function<Tensor()> product = [=] { return matmul(x, w, false, true); };
-    if (mode != ComputeMode::f32) product = [x, weight = FrozenWeight(w, mode)] { return linear_frozen(x, weight); };
-    const double expected = dot(host_row(x, m / 2), host_row(w, n / 3));
-    check_close(name, host_row(product(), m / 2)[static_cast<std::size_t>(n / 3)], expected,
-                (mode == ComputeMode::f32 ? 1e-5 : 1e-2) * std::sqrt(static_cast<double>(k)));
-    const double weight_bytes = (mode == ComputeMode::f32 ? 4.0 : mode == ComputeMode::bf16 ? 2.0 : 1.0) * static_cast<double>(n * k);
-    return {{.shape = fmt::format("{}x{}x{}", m, n, k),
-             .mode = mode_name(mode),
-             .dtype = mode_name(mode),
-             .amount = static_cast<double>(m),
-             .unit = "rows/s",
-             .flops = 2.0 * static_cast<double>(m * n * k),
-             .bytes = weight_bytes + 4.0 * static_cast<double>(m * k + m * n)},
-            timed(options.device, [=] { product(); })};
-  };
-  return {name, "matmul", prepare};
-}
-
 std::vector<Bench> kernel_benches() {
   std::vector<Bench> benches;
-  for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{{512, 512, 512},
-                                                                        {1024, 1024, 1024},
-                                                                        {2048, 2048, 2048},
-                                                                        {1024, 576, 576},
-                                                                        {1024, 1536, 576},
-                                                                        {1024, 576, 1536},
-                                                                        {1024, 49152, 576},
-                                                                        {1, 49152, 576}})
-    benches.push_back(matmul_bench(m, n, k, ComputeMode::f32));
   benches.push_back({"rms_norm", "norm", prepare_rms_norm});
   benches.push_back({"adamw", "optim", prepare_adamw});
-  benches.push_back({"attention/causal", "attention", [](const BenchOptions& options) { return prepare_attention(options, true); }});
-  benches.push_back({"attention/full", "attention", [](const BenchOptions& options) { return prepare_attention(options, false); }});
-  benches.push_back({"cross_entropy/49152", "loss", prepare_cross_entropy});
+  for (const bool gradient : {false, true}) {
+    const std::string suffix = gradient ? "/gradient" : "";
+    for (const bool causal : {true, false})
+      benches.push_back({std::string(causal ? "attention/causal" : "attention/full") + suffix, "attention",
+                         [=](const BenchOptions& options) { return prepare_attention(options, causal, gradient); }});
+    benches.push_back(
+        {"cross_entropy/49152" + suffix, "loss", [=](const BenchOptions& options) { return prepare_cross_entropy(options, gradient); }});
+  }
   benches.push_back({"linear_cross_entropy/49152", "loss", prepare_linear_cross_entropy});
   return benches;
 }

@@ -61,6 +61,26 @@ std::vector<std::int32_t> random_ids(std::string_view name, std::int64_t count, 
   return ids;
 }
 
+std::vector<double> host(const Tensor& tensor) {
+  const std::vector<float> values = tensor.to(cpu_device).to_vector<float>();
+  return {values.begin(), values.end()};
+}
+
+std::vector<double> host_row(const Tensor& tensor, std::int64_t row) { return host(tensor.slice_rows(row, 1)); }
+
+double dot(const std::vector<double>& a, const std::vector<double>& b) {
+  double sum = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+double log_sum_exp(const std::vector<double>& values) {
+  double most = values[0], sum = 0;
+  for (const double v : values) most = std::max(most, v);
+  for (const double v : values) sum += std::exp(v - most);
+  return most + std::log(sum);
+}
+
 void check_close(const std::string& bench, double got, double expected, double tolerance) {
   if (std::abs(got - expected) <= tolerance) return;
   throw Error(fmt::format("{}: the check before the measurement failed: {} instead of {} (tolerance {})", bench, got, expected, tolerance),

@@ -70,8 +70,8 @@ struct GatherPlan {
 
 Tensor record_gather(const char* op, const GatherPlan& plan) {
   return record(op, plan.y, plan.tables,
-                [lists = plan.lists, spaces = plan.spaces, space_of_list = plan.space_of_list, places = plan.places,
-                 tables = plan.tables](const Tensor& dy, const GradientSlots& d) {
+                [lists = plan.lists, spaces = plan.spaces, space_of_list = plan.space_of_list, places = plan.places, tables = plan.tables](
+                    const Tensor& dy, const GradientSlots& d) {
                   std::vector<Tensor> dense(tables.size());
                   std::vector<std::int64_t> widths(tables.size(), 0);
                   for (std::size_t s = 0; s < tables.size(); ++s) {
@@ -155,8 +155,16 @@ SortedIds sort_ids(std::span<const IdSpace> spaces, std::span<const Tensor> list
   sorted.starts = Tensor::empty({n + count}, DType::i32, device);
   sorted.segments = Tensor::empty({n}, DType::i32, device);
   const std::vector<IdList> parts = id_lists(lists, space_of_list, {});
-  run(device, SortIds{spaces.data(), static_cast<int>(count), parts.data(), static_cast<int>(parts.size()), sorted.unique, sorted.counts,
-                      sorted.places, sorted.starts, sorted.segments, {}});
+  run(device, SortIds{spaces.data(),
+                      static_cast<int>(count),
+                      parts.data(),
+                      static_cast<int>(parts.size()),
+                      sorted.unique,
+                      sorted.counts,
+                      sorted.places,
+                      sorted.starts,
+                      sorted.segments,
+                      {}});
   return sorted;
 }
 
@@ -166,8 +174,8 @@ std::vector<RowGradient> reduce_rows(const Tensor& dy, const SortedIds& sorted, 
   if (!scope.dense()) return reduce_rows(dense(dy), sorted, place_of_list, tables, widths);
   const std::size_t spaces = sorted.spaces.size();
   if (place_of_list.size() != sorted.lists.size() || tables.size() != spaces || widths.size() != spaces)
-    throw ShapeError(fmt::format("reduce_rows: places of {} lists, {} tables and {} widths for {} lists and {} spaces", place_of_list.size(),
-                                 tables.size(), widths.size(), sorted.lists.size(), spaces));
+    throw ShapeError(fmt::format("reduce_rows: places of {} lists, {} tables and {} widths for {} lists and {} spaces",
+                                 place_of_list.size(), tables.size(), widths.size(), sorted.lists.size(), spaces));
   std::vector<RowGradient> result(spaces);
   std::vector<RowTarget> targets(spaces);
   const std::vector<std::int32_t> counts = dy.device().is_cuda() ? std::vector<std::int32_t>() : sorted.counts.to_vector<std::int32_t>();
@@ -178,13 +186,24 @@ std::vector<RowGradient> reduce_rows(const Tensor& dy, const SortedIds& sorted, 
       // On the device the number of ids is not known here: reading it would wait for the sort.
       const int space = static_cast<int>(s);
       const std::int64_t room = counts.empty() ? sorted.entries(space) : counts[s];
-      result[s] = {sorted.unique.slice_rows(sorted.base(space), room), Tensor::empty({room, widths[s]}, dy.dtype() == DType::f64 ? DType::f64 : DType::f32, dy.device())};
+      result[s] = {sorted.unique.slice_rows(sorted.base(space), room),
+                   Tensor::empty({room, widths[s]}, dy.dtype() == DType::f64 ? DType::f64 : DType::f32, dy.device())};
       targets[s].rows = result[s].rows;
     }
   }
   const std::vector<IdList> parts = id_lists(sorted.lists, sorted.space_of_list, place_of_list);
-  run(dy.device(), ReduceRows{sorted.spaces.data(), targets.data(), static_cast<int>(spaces), parts.data(), static_cast<int>(parts.size()), dy,
-                              sorted.unique, sorted.counts, sorted.places, sorted.starts, sorted.segments, {}});
+  run(dy.device(), ReduceRows{sorted.spaces.data(),
+                              targets.data(),
+                              static_cast<int>(spaces),
+                              parts.data(),
+                              static_cast<int>(parts.size()),
+                              dy,
+                              sorted.unique,
+                              sorted.counts,
+                              sorted.places,
+                              sorted.starts,
+                              sorted.segments,
+                              {}});
   return result;
 }
 

@@ -43,9 +43,9 @@ SortedIds sort_ids(std::span<const IdSpace> spaces, std::span<const Tensor> list
 struct ListPlace {
   std::int64_t offset = 0, stride = 0;
 };
-/// Gradient of the tables from that of their vectors. For space s: tables[s] defined [rows, width]: the sums are added to it; else widths[s] > 0:
-/// result[s] is a RowGradient (on CUDA it has room for every entry: behind the last id stands no_row, the rows are zero); else skipped.
-/// dy: flat, the vectors of list l at place_of_list[l]. Throws ShapeError. no_gradient.
+/// Gradient of the tables from that of their vectors. For space s: tables[s] defined [rows, width]: the sums are added to it; else
+/// widths[s] > 0: result[s] is a RowGradient (on CUDA it has room for every entry: behind the last id stands no_row, the rows are zero);
+/// else skipped. dy: flat, the vectors of list l at place_of_list[l]. Throws ShapeError. no_gradient.
 std::vector<RowGradient> reduce_rows(const Tensor& dy, const SortedIds& sorted, std::span<const ListPlace> place_of_list,
                                      std::span<const Tensor> tables, std::span<const std::int64_t> widths);
 

@@ -29,7 +29,8 @@ Adam::Adam(std::vector<NamedTensor> parameters, const AdamOptions& options, std:
     : parameters_(std::move(parameters)), options_(options), rules_(std::move(rules)) {
   if (rules_.empty()) rules_.resize(parameters_.size());
   if (rules_.size() != parameters_.size())
-    throw Error(fmt::format("Adam: {} rules for {} parameters", rules_.size(), parameters_.size()), "give one rule for each parameter, or none");
+    throw Error(fmt::format("Adam: {} rules for {} parameters", rules_.size(), parameters_.size()),
+                "give one rule for each parameter, or none");
   std::set<std::string> names;
   bool squares = false;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
@@ -60,7 +61,8 @@ std::vector<RegularisedSlot> Adam::slots(bool tables, bool plain, bool lazy) con
       if (kind(i) != which) continue;
       const Tensor& tensor = parameters_[i].tensor;
       const bool rows = tensor.wants_row_gradient();
-      result.push_back({tensor, rows ? Tensor() : tensor.gradient(), rows ? tensor.row_gradient() : RowGradient(), rules_[i].l2, first_[i], second_[i]});
+      result.push_back(
+          {tensor, rows ? Tensor() : tensor.gradient(), rows ? tensor.row_gradient() : RowGradient(), rules_[i].l2, first_[i], second_[i]});
     }
   }
   return result;
@@ -75,7 +77,8 @@ std::vector<AdamSlot> Adam::plain_slots() const {
 
 Tensor Adam::squared_norm() {
   const std::vector<RegularisedSlot> all = slots(true, true, true);
-  if (squares_.defined() && !squares_known_) sum_of_squares(std::span(all).first(static_cast<std::size_t>(tables_)), squares_.slice_rows(0, tables_));
+  if (squares_.defined() && !squares_known_)
+    sum_of_squares(std::span(all).first(static_cast<std::size_t>(tables_)), squares_.slice_rows(0, tables_));
   squares_known_ = true;
   return regularised_norm(all, squares_);
 }

@@ -13,13 +13,14 @@ namespace expctr {
 
 /// How one parameter is treated.
 struct AdamRule {
-  double l2 = 0.0;    ///< lambda of (lambda / 2) |parameter|^2 in the loss: adds lambda p to the gradient, over the whole tensor at every step
+  double l2 =
+      0.0;  ///< lambda of (lambda / 2) |parameter|^2 in the loss: adds lambda p to the gradient, over the whole tensor at every step
   bool lazy = false;  ///< a table with row gradients of which only the rows with a gradient move, their moments too; not with l2
 };
 
 /// Keeps the moments and the step count; formulas: `adamw_update`, with a rule `table_adam_update` and `row_adam_update`. Parameters are
-/// handles: they change in place. A table marked with require_row_gradient() gets the same values as with a dense gradient (unless lazy), in
-/// one pass over the table and without a gradient of its size. At most one launch for each of the three kinds of parameters.
+/// handles: they change in place. A table marked with require_row_gradient() gets the same values as with a dense gradient (unless lazy),
+/// in one pass over the table and without a gradient of its size. At most one launch for each of the three kinds of parameters.
 class Adam {
  public:
   /// The parameters require gradients; names are distinct. `rules`: one for each parameter, or none. Throws Error otherwise.

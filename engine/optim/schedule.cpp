@@ -40,7 +40,8 @@ LearningRateKind parse_learning_rate_kind(std::string_view name) {
 
 PlateauSchedule::PlateauSchedule(double rate, const PlateauOptions& options) : options_(options) {
   if (!(rate > 0)) throw UsageError(fmt::format("a learning rate of {}", rate), "it must be > 0");
-  if (!(options.factor > 0 && options.factor <= 1)) throw UsageError(fmt::format("a plateau factor of {}", options.factor), "it must lie in (0, 1]");
+  if (!(options.factor > 0 && options.factor <= 1))
+    throw UsageError(fmt::format("a plateau factor of {}", options.factor), "it must lie in (0, 1]");
   if (options.patience < 1) throw UsageError(fmt::format("a plateau patience of {}", options.patience), "it must be at least 1");
   state_.rate = rate;
 }

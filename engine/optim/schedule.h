@@ -29,7 +29,8 @@ struct LearningRateSchedule {
 /// "constant", "cosine", "linear", "inverse_square_root" or "step". Throws UsageError.
 LearningRateKind parse_learning_rate_kind(std::string_view name);
 
-/// Lowers the learning rate whenever a monitored value has not improved, and says when to stop.   Source: FuxiCTR (specs/ctr-models.md section 1).
+/// Lowers the learning rate whenever a monitored value has not improved, and says when to stop.   Source: FuxiCTR (specs/ctr-models.md
+/// section 1).
 struct PlateauOptions {
   double factor = 0.1;        ///< learning rate x factor at every observation without improvement
   double least = 1e-6;        ///< the learning rate stays at or above it

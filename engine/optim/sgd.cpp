@@ -21,7 +21,8 @@ Sgd::Sgd(std::vector<NamedTensor> parameters, const SgdOptions& options) : param
 
 void Sgd::step(double learning_rate, double gradient_scale) {
   std::vector<SgdSlot> slots;
-  for (std::size_t i = 0; i < parameters_.size(); ++i) slots.push_back({parameters_[i].tensor, parameters_[i].tensor.gradient(), velocity_[i]});
+  for (std::size_t i = 0; i < parameters_.size(); ++i)
+    slots.push_back({parameters_[i].tensor, parameters_[i].tensor.gradient(), velocity_[i]});
   SgdOptions options = options_;
   options.learning_rate = learning_rate;
   sgd_update(slots, options, {gradient_scale, 0.0, {}});

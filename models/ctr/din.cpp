@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "engine/ops/elementwise.h"
 #include "engine/ops/embedding.h"
+#include "engine/ops/embedding_rows.h"
 #include "engine/ops/loss.h"
 #include "engine/ops/matmul.h"
 #include "engine/ops/reduce.h"
@@ -22,10 +23,10 @@ std::int64_t item_fields(const DinOptions& options) {
   return std::count_if(options.fields.begin(), options.fields.end(), [](const CtrField& field) { return field.of_item; });
 }
 
-Tensor embedding_table(const Initialiser& initial, const std::string& name, std::int64_t rows, std::int64_t width, double deviation) {
-  Tensor table = initial.normal(name, {rows, width}, deviation);
+Tensor embedding_table(const Initialiser& initial, const std::string& name, std::int64_t rows, const DinOptions& options) {
+  Tensor table = initial.normal(name, {rows, options.embedding}, options.embedding_deviation);
   table.slice_rows(padding_row, 1).fill(0.0);
-  return table.require_gradient();
+  return options.row_gradients ? table.require_row_gradient() : table.require_gradient();
 }
 
 }  // namespace
@@ -42,11 +43,11 @@ Din::Din(const DinOptions& options, std::uint64_t seed, DType dtype, Device devi
   const Initialiser initial{seed, dtype, device};
   for (const CtrField& field : options.fields) {
     if (field.rows < 1) throw UsageError(fmt::format("DIN: field '{}' has no rows", field.name));
-    tables_.push_back(embedding_table(initial, "emb." + field.name, field.rows, options.embedding, options.embedding_deviation));
+    tables_.push_back(embedding_table(initial, "emb." + field.name, field.rows, options));
   }
   const std::int64_t width = options.item_width();
   if (options.map_layer) {
-    label_table_ = embedding_table(initial, "emb.rate", 3, options.embedding, options.embedding_deviation);
+    label_table_ = embedding_table(initial, "emb.rate", 3, options);
     Tensor weight = initial.xavier_normal("map.weight", width, width + options.embedding), bias = initial.constant({width}, 0.0);
     map_ = Linear::dense(weight.require_gradient(), bias.require_gradient());
   }
@@ -74,9 +75,26 @@ void Din::check(const DinBatch& batch) const {
   }
 }
 
-Tensor Din::embed(std::size_t field, const FieldIds& ids) const {
-  const Tensor vectors = gather(tables_[field], ids.ids, padding_row);
-  return ids.offsets.defined() ? segment_mean(vectors, ids.offsets) : vectors;
+// Vectors of the row fields, of the history's item fields and, with a map layer, of its labels: all look-ups in one launch.
+Din::Embedded Din::embed(const DinBatch& batch) const {
+  std::vector<Lookup> lookups;
+  std::vector<const FieldIds*> of_lookup;
+  const auto look_up = [&](std::size_t field, const FieldIds& ids) {
+    lookups.push_back({tables_[field], ids.ids, padding_row});
+    of_lookup.push_back(&ids);
+  };
+  std::size_t items = 0;
+  for (std::size_t i = 0; i < tables_.size(); ++i) look_up(i, batch.fields[i]);
+  for (std::size_t i = 0; i < tables_.size(); ++i)
+    if (options_.fields[i].of_item) look_up(i, batch.history_fields[items++]);
+  // The label of padding starts at zero and is trained like the others: padded positions enter Dice's statistics. The reference values have
+  // it so.
+  if (options_.map_layer) lookups.push_back({label_table_, batch.history_label});
+  std::vector<Tensor> vectors = gather_many(lookups);
+  for (std::size_t l = 0; l < of_lookup.size(); ++l)
+    if (of_lookup[l]->offsets.defined()) vectors[l] = segment_mean(vectors[l], of_lookup[l]->offsets);
+  const auto history = vectors.begin() + static_cast<std::ptrdiff_t>(tables_.size());
+  return {{vectors.begin(), history}, {history, vectors.end()}};
 }
 
 // First attention layer on [t; h; t - h; t * h] = W_t t + W_h h + W_d (t - h) + W_p (t * h) + b, folded into one matrix a row:
@@ -117,15 +135,9 @@ Tensor Din::adapt(const DinBatch& batch, const CtrMode& mode) const {
 
 DinOutput Din::forward(const DinBatch& batch, const CtrMode& mode) const {
   check(batch);
-  std::vector<Tensor> vectors, target_parts, other_parts, history_parts;
-  for (std::size_t i = 0; i < tables_.size(); ++i) {
-    vectors.push_back(embed(i, batch.fields[i]));
-    (options_.fields[i].of_item ? target_parts : other_parts).push_back(vectors.back());
-    if (options_.fields[i].of_item) history_parts.push_back(embed(i, batch.history_fields[history_parts.size()]));
-  }
-  // The label of padding starts at zero and is trained like the others: padded positions enter Dice's statistics. The reference values have
-  // it so.
-  if (options_.map_layer) history_parts.push_back(gather(label_table_, batch.history_label));
+  const auto [vectors, history_parts] = embed(batch);
+  std::vector<Tensor> target_parts, other_parts;
+  for (std::size_t i = 0; i < tables_.size(); ++i) (options_.fields[i].of_item ? target_parts : other_parts).push_back(vectors[i]);
   const Tensor target = concat_columns(target_parts);
   const Tensor raw = concat_columns(history_parts);
   const Tensor entries = options_.map_layer ? map_(raw) : raw;

@@ -7,23 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "models/ctr/fields.h"
 #include "models/ctr/mlp.h"
 #include "models/named_tensor.h"
 
 namespace expctr {
-
-/// A categorical field: ids 0 (padding, a frozen zero row) .. rows - 1 of one embedding table.
-struct CtrField {
-  std::string name;
-  std::int64_t rows = 0;
-  bool of_item = false;  ///< describes the item: part of target and history, which share its table
-};
-
-/// Ids of one field for n entries: one each, or lists (offsets [n + 1]) whose vectors are averaged; an empty list gives zeros.
-struct FieldIds {
-  Tensor ids;      ///< [n], or all lists behind one another, without padding; i32
-  Tensor offsets;  ///< undefined: one id an entry
-};
 
 struct DinOptions {
   std::vector<CtrField> fields;
@@ -36,6 +24,7 @@ struct DinOptions {
   std::vector<std::int64_t> mlp = {200, 80};
   CtrActivation mlp_activation = CtrActivation::relu;
   double dropout = 0.0;
+  bool row_gradients = false;   ///< gradients of the tables by rows (engine/autograd/row_gradient.h)
   bool interest_first = true;   ///< MLP input [interest; target; other fields; a] (KAR), else [all fields; interest; a] (FuxiCTR)
   std::int64_t text_width = 0;  ///< 0: text-free
   std::vector<std::int64_t> adapter = {128, 32};  ///< a = ReLU(W2 ReLU(W1 e + b1) + b2)
@@ -86,7 +75,10 @@ class Din {
   std::vector<NamedTensor> state() const;
 
  private:
-  Tensor embed(std::size_t field, const FieldIds& ids) const;
+  struct Embedded {
+    std::vector<Tensor> fields, history;  ///< one for each field; one for each item field, then the label
+  };
+  Embedded embed(const DinBatch& batch) const;
   Tensor attention_scores(const Tensor& target, const Tensor& history, const DinBatch& batch, const CtrMode& mode) const;
   Tensor attention_weights(const Tensor& scores, const DinBatch& batch) const;
   Tensor adapt(const DinBatch& batch, const CtrMode& mode) const;

@@ -126,7 +126,8 @@ namespace {
 
 // A table of 50 x 6 with row gradients, one looked up lazily, and a weight: the loss is a function of the step.
 struct TableProblem {
-  Tensor table = Initialiser{5, DType::f32, {}}.normal("table", {50, 6}, 1.0), lazy = Initialiser{5, DType::f32, {}}.normal("lazy", {50, 6}, 1.0),
+  Tensor table = Initialiser{5, DType::f32, {}}.normal("table", {50, 6}, 1.0),
+         lazy = Initialiser{5, DType::f32, {}}.normal("lazy", {50, 6}, 1.0),
          weight = Initialiser{5, DType::f32, {}}.normal("weight", {6}, 1.0);
   TableProblem() {
     table.require_row_gradient();
@@ -134,7 +135,8 @@ struct TableProblem {
     weight.require_gradient();
   }
   Adam adam() const {
-    return Adam({{"table", table}, {"lazy", lazy}, {"weight", weight}}, {.learning_rate = 0.05}, {{.l2 = 0.1}, {.lazy = true}, {.l2 = 0.01}});
+    return Adam({{"table", table}, {"lazy", lazy}, {"weight", weight}}, {.learning_rate = 0.05},
+                {{.l2 = 0.1}, {.lazy = true}, {.l2 = 0.01}});
   }
   void take(Adam& adam, int step, bool on_device) const {
     std::vector<std::int32_t> ids;

@@ -29,6 +29,9 @@ struct OracleCase {
 /// Largest difference divided by the scale: the largest magnitude of the reference, at least `floor`.
 double relative_error(const std::vector<double>& got, const std::vector<double>& wanted, double floor);
 
+/// Cases that field_models.cpp compares.
+bool is_field_model_case(const std::string& name);
+
 /// The values of an f32 or f64 tensor.
 std::vector<double> as_doubles(const Tensor& tensor);
 

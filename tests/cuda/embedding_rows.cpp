@@ -13,7 +13,8 @@ using namespace expctr::test;
 namespace {
 
 // table[id] += the vectors of its entries in ascending order; more than 512 of them in runs of 512, whose sums are added in order.
-void scatter(const std::vector<std::int32_t>& ids, const std::vector<float>& dy, std::int64_t width, std::int64_t frozen, std::vector<float>& table) {
+void scatter(const std::vector<std::int32_t>& ids, const std::vector<float>& dy, std::int64_t width, std::int64_t frozen,
+             std::vector<float>& table) {
   for (std::int32_t id = 0; id * width < std::ssize(table); ++id) {
     if (id == frozen) continue;
     std::vector<std::size_t> entries;
@@ -116,8 +117,8 @@ TEST_CASE("look-ups and gradients of several tables, f32 and bf16 vectors side b
       launch(ReduceRows{spaces, targets, 2, lists, 3, g, unique, counts, places, starts, segments, {}});
       std::vector<std::int32_t> both = ids[0];
       both.insert(both.end(), ids[2].begin(), ids[2].end());
-      std::vector<float> vectors(static_cast<std::size_t>(2 * n * width)), vectors_b(static_cast<std::size_t>(n * width_b)), expected_a(ta.size()),
-          expected_b = tb;
+      std::vector<float> vectors(static_cast<std::size_t>(2 * n * width)), vectors_b(static_cast<std::size_t>(n * width_b)),
+          expected_a(ta.size()), expected_b = tb;
       for (std::int64_t i = 0; i < n; ++i) {
         for (std::int64_t c = 0; c < width; ++c) {
           vectors[i * width + c] = dy[i * stride + c];
@@ -135,8 +136,10 @@ TEST_CASE("look-ups and gradients of several tables, f32 and bf16 vectors side b
       for (std::int64_t k = 0; k < 2 * n; ++k) {
         CHECK((id[k] == no_row) == (k >= count[0]));
         for (std::int64_t c = 0; c < width; ++c) {
-          if (k < count[0]) dense[id[k] * width + c] = rows_of_a[k * width + c];
-          else CHECK(rows_of_a[k * width + c] == 0.0f);
+          if (k < count[0])
+            dense[id[k] * width + c] = rows_of_a[k * width + c];
+          else
+            CHECK(rows_of_a[k * width + c] == 0.0f);
         }
       }
       CHECK(dense == expected_a);

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <functional>
 #include <initializer_list>
 #include <numeric>
 #include <string>
@@ -13,6 +14,7 @@
 #include "cuda/run.h"
 #include "tests/cuda/device_tensor.h"
 #include "tests/support/launch_profile.h"
+#include "tests/support/paths.h"
 
 namespace expctr::test {
 
@@ -54,5 +56,27 @@ class Buffer {
   cuda::DeviceMemory memory_;
   View view_;
 };
+
+using Body = std::function<void(DType)>;
+
+/// `launches` in all, each within the bound, in both storages and on both architectures.
+inline void check_body(std::size_t launches, const Body& body) {
+  for (const int capability : {80, 90})
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const LaunchProfile profile = profile_launches(capability, [&] { body(dtype); }, {.checks = "none"});
+      if (!profile.here) return skip_test(no_launch_profile);
+      CAPTURE(capability);
+      CAPTURE(std::string(dtype_name(dtype)));
+      CHECK(profile.launches.size() == launches);
+      for (const KernelLaunch& launch : profile.launches) CHECK(traffic_complaint(launch) == "");
+    }
+}
+
+/// first, first + step, ... (count values)
+inline std::vector<std::int32_t> every(std::int64_t count, std::int32_t step, std::int32_t first = 0) {
+  std::vector<std::int32_t> values;
+  for (std::int64_t i = 0; i < count; ++i) values.push_back(first + static_cast<std::int32_t>(i) * step);
+  return values;
+}
 
 }  // namespace expctr::test

@@ -1,10 +1,15 @@
 #include "engine/ops/elementwise.h"
 
+#include <doctest/doctest.h>
+
 #include <array>
 #include <cmath>
 #include <numbers>
 
 #include "base/philox.h"
+#include "engine/autograd/tape.h"
+#include "engine/core/build_info.h"
+#include "engine/ops/reduce.h"
 #include "tests/ops/op_cases.h"
 
 using namespace expctr;
@@ -378,6 +383,23 @@ OP_CASES(convert) {
         convert(Tensor::zeros({2, 3}), DType::i32);
       },
       "convert: x (f32, f64, bf16, f16 or block-quantised) and y (f32, f64 or bf16)");
+}
+
+TEST_CASE("convert passes gradients on, in the dtype of its operand") {
+  std::vector<Device> devices = {cpu_device};
+  if constexpr (has_cuda) devices.push_back({DeviceType::cuda, 0});
+  for (const Device device : devices) {
+    Tensor x = Tensor::of(std::vector<float>{1.0f, -2.0f, 3.0f}, {3}, device);
+    x.require_gradient();
+    const Tensor w = Tensor::of(std::vector<float>{0.5f, 1.0f + 0x1p-7f, 1.0f + 0x1p-10f}, {3}, device);
+    for (int pass = 1; pass <= 2; ++pass) {
+      Tape tape;
+      tape.backward(sum_all(multiply(convert(convert(x, DType::bf16), DType::f32), w)));
+      // The gradient passes through bf16: eight significant bits. The second pass adds to the first.
+      const float n = static_cast<float>(pass);
+      CHECK(x.gradient().to_vector<float>() == std::vector<float>{0.5f * n, (1.0f + 0x1p-7f) * n, n});
+    }
+  }
 }
 
 OP_CASES(axpy) {

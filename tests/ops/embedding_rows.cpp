@@ -35,7 +35,7 @@ void append_vectors(const Operand& table, const std::vector<std::int32_t>& ids, 
 struct Sizes {
   std::int64_t rows_a, width_a, rows_b, width_b, n0, n1, n2;
 };
-constexpr std::array sizes = {Sizes{1, 1, 1, 1, 1, 1, 1},     Sizes{5, 3, 7, 4, 0, 6, 11},    Sizes{7, 4, 9, 8, 23, 0, 5},
+constexpr std::array sizes = {Sizes{1, 1, 1, 1, 1, 1, 1}, Sizes{5, 3, 7, 4, 0, 6, 11}, Sizes{7, 4, 9, 8, 23, 0, 5},
                               Sizes{90, 16, 3, 1, 57, 40, 3}, Sizes{2, 5, 300, 67, 1500, 1400, 31}};
 
 // Lists 0 and 2 are looked up in table a, list 1 in table b.
@@ -47,7 +47,8 @@ std::vector<Operand> operands_of(const Sizes& s) {
 }
 
 std::string label_of(const Sizes& s) {
-  return "of " + Shape{s.rows_a, s.width_a}.text() + " and " + Shape{s.rows_b, s.width_b}.text() + ", " + Shape{s.n0, s.n1, s.n2}.text() + " ids";
+  return "of " + Shape{s.rows_a, s.width_a}.text() + " and " + Shape{s.rows_b, s.width_b}.text() + ", " + Shape{s.n0, s.n1, s.n2}.text() +
+         " ids";
 }
 
 // One list of the result of gather_many; the reference names the same one.
@@ -88,7 +89,11 @@ OP_CASES(gather_many) {
         2 * n);
   }
   add_error([] { gather_many({}); }, "gather_many: no lookups");
-  add_error([] { gather_many(std::vector<Lookup>{{Tensor::zeros({4}), Tensor::zeros({2}, DType::i32)}}); }, "gather_many: table is [4], expected 2 axes");
+  add_error(
+      [] {
+        gather_many(std::vector<Lookup>{{Tensor::zeros({4}), Tensor::zeros({2}, DType::i32)}});
+      },
+      "gather_many: table is [4], expected 2 axes");
   add_error(
       [] {
         gather_many(std::vector<Lookup>{{Tensor::zeros({6, 2}), Tensor::of(std::vector<std::int32_t>{0, 6}, {2})}});
@@ -96,7 +101,8 @@ OP_CASES(gather_many) {
       "gather_many: ids holds 6, but must stay below 6");
   add_error(
       [] {
-        gather_columns(std::vector<Lookup>{{Tensor::zeros({6, 2}), Tensor::zeros({2}, DType::i32)}, {Tensor::zeros({6, 2}), Tensor::zeros({3}, DType::i32)}});
+        gather_columns(std::vector<Lookup>{{Tensor::zeros({6, 2}), Tensor::zeros({2}, DType::i32)},
+                                           {Tensor::zeros({6, 2}), Tensor::zeros({3}, DType::i32)}});
       },
       "gather_columns: 3 ids beside 2");
 }
@@ -115,7 +121,8 @@ std::vector<double> described(std::span<const Tensor> in) {
              segments = sorted.segments.to_vector<std::int32_t>();
   std::vector<double> result;
   for (int s = 0; s < 2; ++s) {
-    const std::size_t base = static_cast<std::size_t>(sorted.base(s)), count = static_cast<std::size_t>(counts[static_cast<std::size_t>(s)]);
+    const std::size_t base = static_cast<std::size_t>(sorted.base(s)),
+                      count = static_cast<std::size_t>(counts[static_cast<std::size_t>(s)]);
     for (std::size_t k = 0; k < count; ++k) {
       result.push_back(unique[base + k]);
       const std::int32_t* start = &starts[base + static_cast<std::size_t>(s) + k];
@@ -124,7 +131,8 @@ std::vector<double> described(std::span<const Tensor> in) {
         result.push_back(static_cast<std::size_t>(segments[at]) == k ? places[at] : -1000);
       }
     }
-    for (std::size_t k = count; k < static_cast<std::size_t>(sorted.entries(s)); ++k) result.push_back(unique[base + k] == no_row ? -1 : -2000);
+    for (std::size_t k = count; k < static_cast<std::size_t>(sorted.entries(s)); ++k)
+      result.push_back(unique[base + k] == no_row ? -1 : -2000);
   }
   return result;
 }
@@ -162,26 +170,31 @@ OP_CASES(sort_ids) {
   for (const auto& n : {std::array<std::int64_t, 3>{0, 0, 0}, {1, 0, 2}, {5, 3, 9}, {100, 4000, 33}, {3000, 17, 40000}}) {
     add_case(
         Shape{n[0], n[1], n[2]}.text(),
-        {integers({n[0]}, ids_below(n[0], id_rows, 1)), integers({n[1]}, ids_below(n[1], 3, 2)), integers({n[2]}, ids_below(n[2], id_rows, 3))},
+        {integers({n[0]}, ids_below(n[0], id_rows, 1)), integers({n[1]}, ids_below(n[1], 3, 2)),
+         integers({n[2]}, ids_below(n[2], id_rows, 3))},
         [](std::span<const Tensor> in) { return as_floats(described(in), in[0]); },
         [](std::span<const Operand> in) { return plain_description(in); });
   }
-  add_error([] { sort_ids(std::vector<IdSpace>{{4, -1}}, std::vector<Tensor>{Tensor::of(std::vector<std::int32_t>{4}, {1})}, std::vector<int>{0}); },
-            "sort_ids: ids holds 4, but must stay below 4");
+  add_error(
+      [] {
+        sort_ids(std::vector<IdSpace>{{4, -1}}, std::vector<Tensor>{Tensor::of(std::vector<std::int32_t>{4}, {1})}, std::vector<int>{0});
+      },
+      "sort_ids: ids holds 4, but must stay below 4");
   add_error([] { sort_ids({}, {}, {}); }, "sort_ids: 0 lists");
 }
 
 OP_CASES(reduce_rows) {
   // Rows of the first space and the table of the second, scattered into dense tables by the reference.
-  for (const auto& [rows, width, n] : {std::array<std::int64_t, 3>{1, 1, 1}, {5, 3, 0}, {7, 5, 23}, {900, 8, 300}, {3, 12, 5000}, {2000, 33, 2100}}) {
+  for (const auto& [rows, width, n] :
+       {std::array<std::int64_t, 3>{1, 1, 1}, {5, 3, 0}, {7, 5, 23}, {900, 8, 300}, {3, 12, 5000}, {2000, 33, 2100}}) {
     const bool long_rows = n > 512 * rows;
     add_case(
         std::to_string(n) + " vectors into rows of " + Shape{rows, width}.text(),
         {constant(uniform({n, width})), integers({n}, ids_below(n, rows, 1))},
         [=](std::span<const Tensor> in) {
           const SortedIds sorted = sort_ids(std::vector<IdSpace>{{rows, rows - 1}}, std::vector<Tensor>{in[1]}, std::vector<int>{0});
-          const RowGradient g =
-              reduce_rows(in[0], sorted, std::vector<ListPlace>{{0, width}}, std::vector<Tensor>{Tensor()}, std::vector<std::int64_t>{width})[0];
+          const RowGradient g = reduce_rows(in[0], sorted, std::vector<ListPlace>{{0, width}}, std::vector<Tensor>{Tensor()},
+                                            std::vector<std::int64_t>{width})[0];
           // Row g.ids[k] of the dense gradient; fillers are dropped, and must be zero.
           const auto ids = g.ids.to_vector<std::int32_t>();
           const bool wide = g.rows.dtype() == DType::f64;
@@ -192,8 +205,10 @@ OP_CASES(reduce_rows) {
             for (std::int64_t c = 0; c < width; ++c) {
               const std::size_t from = k * static_cast<std::size_t>(width) + static_cast<std::size_t>(c);
               const double value = wide ? d[from] : static_cast<double>(f[from]);
-              if (ids[k] < rows) dense[static_cast<std::size_t>(ids[k] * width + c)] = value;
-              else if (value != 0.0) dense[0] = 1e30;
+              if (ids[k] < rows)
+                dense[static_cast<std::size_t>(ids[k] * width + c)] = value;
+              else if (value != 0.0)
+                dense[0] = 1e30;
             }
           }
           if (wide) return Tensor::of(dense, {rows, width});
@@ -213,8 +228,10 @@ OP_CASES(reduce_rows) {
   }
   add_error(
       [] {
-        const SortedIds sorted = sort_ids(std::vector<IdSpace>{{4, -1}}, std::vector<Tensor>{Tensor::zeros({3}, DType::i32)}, std::vector<int>{0});
-        reduce_rows(Tensor::zeros({5}), sorted, std::vector<ListPlace>{{0, 2}}, std::vector<Tensor>{Tensor()}, std::vector<std::int64_t>{2});
+        const SortedIds sorted =
+            sort_ids(std::vector<IdSpace>{{4, -1}}, std::vector<Tensor>{Tensor::zeros({3}, DType::i32)}, std::vector<int>{0});
+        reduce_rows(Tensor::zeros({5}), sorted, std::vector<ListPlace>{{0, 2}}, std::vector<Tensor>{Tensor()},
+                    std::vector<std::int64_t>{2});
       },
       "reduce_rows: dy is shorter than the lists reach");
 }
@@ -234,7 +251,9 @@ std::vector<double> dense_gradient(const Tensor& table) {
   const std::vector<double> rows = values_of(g.rows);
   const std::size_t width = static_cast<std::size_t>(table.dim(1));
   std::vector<double> dense(static_cast<std::size_t>(table.size()));
-  for (std::size_t k = 0; k < ids.size() && ids[k] != no_row; ++k) std::copy_n(rows.begin() + static_cast<std::ptrdiff_t>(k * width), width, dense.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(ids[k]) * width));
+  for (std::size_t k = 0; k < ids.size() && ids[k] != no_row; ++k)
+    std::copy_n(rows.begin() + static_cast<std::ptrdiff_t>(k * width), width,
+                dense.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(ids[k]) * width));
   return dense;
 }
 
@@ -252,10 +271,12 @@ TEST_CASE("a gradient by rows is the dense one without its zero rows, from one l
         return by_rows ? t.require_row_gradient() : t.require_gradient();
       };
       const Tensor a = table({60, 4}, 1), b = table({9, 3}, 2);
-      const auto list = [&](std::int64_t n, std::int64_t rows, std::uint32_t seed) { return Tensor::of(ids_below(n, rows, seed), {n}, device); };
+      const auto list = [&](std::int64_t n, std::int64_t rows, std::uint32_t seed) {
+        return Tensor::of(ids_below(n, rows, seed), {n}, device);
+      };
       Tape tape;
       std::vector<Tensor> y = gather_many(std::vector<Lookup>{{a, list(70, 60, 1), 7}, {b, list(11, 9, 2)}, {a, list(20, 60, 3), 7}});
-      y.push_back(gather(a, list(15, 60, 4), 7));                                                       // merged with the one before
+      y.push_back(gather(a, list(15, 60, 4), 7));  // merged with the one before
       y.push_back(gather_columns(std::vector<Lookup>{{b, list(13, 9, 5)}, {b, list(13, 9, 6)}}));
       std::vector<Tensor> dy;
       for (const Tensor& each : y) {

@@ -54,7 +54,8 @@ constexpr double table_l2 = 0.03, dense_l2 = 0.02;
 struct TableSizes {
   std::int64_t rows, width, named, dense;
 };
-constexpr TableSizes table_sizes[] = {{1, 1, 1, 1}, {5, 3, 0, 3}, {7, 4, 7, 0}, {40, 8, 11, 5}, {2000, 5, 300, 4097}, {9, 1030, 4, 1}, {5000, 1, 2500, 2}};
+constexpr TableSizes table_sizes[] = {{1, 1, 1, 1},         {5, 3, 0, 3},    {7, 4, 7, 0},      {40, 8, 11, 5},
+                                      {2000, 5, 300, 4097}, {9, 1030, 4, 1}, {5000, 1, 2500, 2}};
 
 // `named` rows, spread over the table, and two fillers.
 std::vector<std::int32_t> named_rows(const TableSizes& s) {
@@ -66,8 +67,8 @@ std::vector<std::int32_t> named_rows(const TableSizes& s) {
 // Table, its row gradient, a dense tensor and its gradient, ids.
 std::vector<Operand> table_operands(const TableSizes& s) {
   const std::vector<std::int32_t> ids = named_rows(s);
-  return {constant(uniform({s.rows, s.width})), constant(uniform({s.named, s.width}, -1.0, 1.0, 2)), constant(uniform({s.dense}, -1.0, 1.0, 3)),
-          constant(uniform({s.dense}, -1.0, 1.0, 4)), integers({s.named}, ids)};
+  return {constant(uniform({s.rows, s.width})), constant(uniform({s.named, s.width}, -1.0, 1.0, 2)),
+          constant(uniform({s.dense}, -1.0, 1.0, 3)), constant(uniform({s.dense}, -1.0, 1.0, 4)), integers({s.named}, ids)};
 }
 
 // The ids with fillers behind them, as they come from the device, and rows of zeros beside these.
@@ -163,11 +164,10 @@ OP_CASES(sgd_update) {
   for (const SgdOptions& options : {SgdOptions{0.1}, SgdOptions{0.1, 0.0, 0.2}, SgdOptions{0.1, 0.9, 0.2}, SgdOptions{0.1, 0.9, 0.2, true}}) {
     for (const auto& [first, second] : {std::pair{Shape{1}, Shape{0, 3}}, {Shape{7}, Shape{2, 3}}, {Shape{3, 1639}, Shape{5}}}) {
       for (const std::size_t slot : {0, 1}) {
-        add_case(
-            (slot == 0 ? first : second).text() + ", momentum " + std::to_string(options.momentum) + (options.nesterov ? " (Nesterov)" : "") +
-                ", decay " + std::to_string(options.weight_decay),
-            two_tensors(first, second), [=](std::span<const Tensor> in) { return after_sgd(in, slot, options); },
-            [=](std::span<const Operand> in) { return plain_sgd(in[2 * slot], in[2 * slot + 1], options); });
+        add_case((slot == 0 ? first : second).text() + ", momentum " + std::to_string(options.momentum) +
+                     (options.nesterov ? " (Nesterov)" : "") + ", decay " + std::to_string(options.weight_decay),
+                 two_tensors(first, second), [=](std::span<const Tensor> in) { return after_sgd(in, slot, options); },
+                 [=](std::span<const Operand> in) { return plain_sgd(in[2 * slot], in[2 * slot + 1], options); });
       }
     }
   }
@@ -208,7 +208,9 @@ OP_CASES(table_adam_update) {
       [](std::span<const Operand> in) { return plain_adam(in, 0, 1, false, adam.weight_decay, 2.0 / (5.0 + 1e-6)); });
   add_error(
       [] {
-        const RegularisedSlot slot{Tensor::zeros({3, 2}), {}, {Tensor::zeros({2}, DType::i32), Tensor::zeros({1, 2})}, 0, Tensor::zeros({3, 2}), Tensor::zeros({3, 2})};
+        const RegularisedSlot slot{
+            Tensor::zeros({3, 2}), {}, {Tensor::zeros({2}, DType::i32), Tensor::zeros({1, 2})}, 0, Tensor::zeros({3, 2}),
+            Tensor::zeros({3, 2})};
         table_adam_update(std::span(&slot, 1), {}, 1, {}, {});
       },
       "table_adam_update: gradient is [1, 2], expected [2, 2]");

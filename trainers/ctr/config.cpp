@@ -40,11 +40,14 @@ CtrConfig read_ctr_config(ConfigReader root) {
   reader.require("embedding_regularizer", c.embedding_regularizer >= 0, "must be >= 0");
   c.net_regularizer = reader.get("net_regularizer", c.net_regularizer);
   reader.require("net_regularizer", c.net_regularizer >= 0, "must be >= 0");
+  c.sparse = reader.get("sparse", c.sparse);
+  reader.require("sparse", !c.sparse || c.embedding_regularizer == 0,
+                 "leaves out the rows that a batch does not read, which embedding_regularizer moves: set that to 0");
   c.lr = reader.get("lr", c.lr);
   reader.require("lr", c.lr > 0, "must be > 0");
   c.weight_decay = reader.get("weight_decay", c.weight_decay);
   reader.require("weight_decay", c.weight_decay >= 0, "must be >= 0");
-  c.schedule = reader.choice("schedule", c.schedule, {"constant", "cosine"});
+  c.schedule = reader.choice("schedule", c.schedule, {"constant", "cosine", "linear", "inverse_square_root"});
   c.warm_up = reader.get("warm_up", c.warm_up);
   reader.require("warm_up", c.warm_up >= 0, "must be >= 0");
   c.clip = reader.get("clip", c.clip);
@@ -73,9 +76,16 @@ DinOptions din_options(const CtrConfig& config, const std::vector<CtrField>& fie
   options.mlp = config.mlp;
   options.mlp_activation = parse_ctr_activation(config.mlp_activation);
   options.dropout = config.dropout;
+  options.row_gradients = true;
   options.text_width = text_width;
   options.adapter = config.adapter;
   return options;
+}
+
+std::vector<AdamRule> adam_rules(const CtrConfig& config, std::size_t tables, std::size_t parameters) {
+  std::vector<AdamRule> rules(parameters, {config.net_regularizer, false});
+  std::fill_n(rules.begin(), tables, config.sparse ? AdamRule{0.0, true} : AdamRule{config.embedding_regularizer, false});
+  return rules;
 }
 
 CtrDataConfig read_ctr_data_config(ConfigReader reader) {

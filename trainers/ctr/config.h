@@ -7,6 +7,7 @@
 
 #include "data/split.h"
 #include "engine/config/config_reader.h"
+#include "engine/optim/adam.h"
 #include "engine/optim/schedule.h"
 #include "inference/ctr_scorer.h"
 
@@ -22,6 +23,8 @@ struct CtrConfig {
   bool softmax = true;  ///< over the attention scores; without it MovieLens-100K lost .007 test AUC
   double dropout = 0.2;
   double embedding_regularizer = 3e-3, net_regularizer = 0.0;  ///< lambda of (lambda / 2) |parameters|^2, whole tables at every step
+  bool sparse =
+      false;  ///< rows of tables that a batch does not read stay as they are, and so do their moments; without embedding_regularizer
   double lr = 1e-3, weight_decay = 0.0;
   std::string schedule = "constant";
   std::int64_t warm_up = 0;  ///< steps
@@ -36,8 +39,11 @@ struct CtrConfig {
 /// Reads the section `ctr` and the keys adapter, data.history.max and data.min_count; the reader stands at the root. Throws UsageError.
 CtrConfig read_ctr_config(ConfigReader reader);
 
-/// The model's options for these fields; text_width 0: text-free.
+/// The model's options for these fields; text_width 0: text-free. Tables have gradients by rows.
 DinOptions din_options(const CtrConfig& config, const std::vector<CtrField>& fields, std::int64_t text_width);
+
+/// How the optimiser treats the parameters of a model with `tables` embedding tables in front, `parameters` in all.
+std::vector<AdamRule> adam_rules(const CtrConfig& config, std::size_t tables, std::size_t parameters);
 
 struct CtrDataConfig {
   std::string path = "ml-100k", label_rule = "rating >= 4";

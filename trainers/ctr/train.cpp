@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "engine/autograd/tape.h"
 #include "engine/log/process.h"
-#include "engine/ops/elementwise.h"
 #include "engine/ops/loss.h"
 #include "engine/ops/reduce.h"
 #include "engine/optim/adam.h"
@@ -45,7 +44,8 @@ class Training {
         seed_(seed),
         hooks_(hooks),
         model_(din_options(config, data.fields, data.texts == nullptr ? 0 : data.texts->width), seed, DType::f32, hooks.device),
-        adam_(model_.parameters(), {config.lr, 0.9, 0.999, 1e-8, config.weight_decay}) {
+        adam_(model_.parameters(), {config.lr, 0.9, 0.999, 1e-8, config.weight_decay},
+              adam_rules(config, model_.tables().size(), model_.parameters().size())) {
     if (data.train.empty()) throw UsageError("no training rows");
     batches_ = (std::ssize(data.train) + config.batch - 1) / config.batch;
     schedule_ = {parse_learning_rate_kind(config.schedule), config.warm_up, config.epochs * batches_, 0.0};
@@ -99,8 +99,7 @@ class Training {
       throw Error(fmt::format("{}: the loss of step {} is not finite", hooks_.label, progress_.steps + 1),
                   "lower ctr.lr, or switch clipping on with ctr.clip");
     }
-    regularise();
-    const double norm = gradient_norm(adam_.parameters()), rate = config_.lr * schedule_.factor(progress_.steps);
+    const double norm = adam_.gradient_norm(), rate = config_.lr * schedule_.factor(progress_.steps);
     adam_.step(rate, clip_factor(norm, config_.clip));
     ++progress_.steps;
     ++progress_.position;
@@ -108,17 +107,6 @@ class Training {
     rows_seen_ += ids_.rows;
     seconds_ += std::chrono::duration<double>(Clock::now() - begin).count();
     return {{"epoch", progress_.epoch + 1}, {"loss", loss}, {"lr", rate}, {"gradient_norm", norm}};
-  }
-
-  // Gradient of (lambda / 2) |p|^2, over whole tables and at every step (FuxiCTR).
-  void regularise() const {
-    if (config_.embedding_regularizer == 0 && config_.net_regularizer == 0) return;
-    const std::size_t tables = model_.tables().size();
-    const auto& parameters = adam_.parameters();
-    for (std::size_t i = 0; i < parameters.size(); ++i) {
-      const double lambda = i < tables ? config_.embedding_regularizer : config_.net_regularizer;
-      if (lambda > 0) axpy(lambda, parameters[i].tensor.detached(), parameters[i].tensor.gradient());
-    }
   }
 
   void end_epoch(json& record) {
