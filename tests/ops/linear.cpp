@@ -102,7 +102,7 @@ OP_CASES(linear_frozen) {
   for (const auto& [rows, inputs, outputs] :
        {std::array<std::int64_t, 3>{1, 1, 1}, {0, 3, 2}, {3, 7, 5}, {1, 67, 130}, {7, 33, 17}, {37, 64, 32}}) {
     const std::vector<Operand> operands = {uniform({rows, inputs}), constant(uniform({outputs, inputs}, -1.0, 1.0, 2)),
-                                           constant(uniform({outputs}, -1.0, 1.0, 3))};
+                                           parameter(constant(uniform({outputs}, -1.0, 1.0, 3)))};
     const std::string label = Shape{rows, inputs}.text() + " to " + std::to_string(outputs);
     add_case_f32(
         label, operands, [](std::span<const Tensor> in) { return linear_frozen(in[0], FrozenWeight(in[1]), in[2]); },
