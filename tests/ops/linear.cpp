@@ -167,7 +167,7 @@ OP_CASES(linear_cross_entropy) {
     for (std::int64_t r = 0; r < rows; ++r) targets.push_back(r == 1 ? -1 : static_cast<std::int32_t>((7 * r + 3) % classes));
     OpCase& added = add_case(
         "a trained head " + Shape{rows, inputs}.text() + " to " + std::to_string(classes),
-        {uniform({rows, inputs}), uniform({classes, inputs}, -1.0, 1.0, 2), integers({rows}, targets)},
+        {uniform({rows, inputs}), parameter(uniform({classes, inputs}, -1.0, 1.0, 2)), integers({rows}, targets)},
         [](std::span<const Tensor> in) { return linear_cross_entropy(in[0], in[1], in[2], 0.75).log_probability; },
         [](std::span<const Operand> in) { return plain_scores(in[0], in[1], in[2].ids, 0.75).log_probability; }, inputs + classes + rows);
     added.magnitude = 1.0;
