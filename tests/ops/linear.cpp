@@ -137,7 +137,6 @@ OP_CASES(linear_frozen) {
 }
 
 OP_CASES(linear_cross_entropy) {
-  meaningless(DType::f64, "frozen weights are packed in f32 or less");
   for (const auto& [rows, inputs, classes] : {std::array<std::int64_t, 3>{1, 1, 1}, {0, 3, 2}, {3, 7, 5}, {5, 13, 67}, {3, 9, 2100}}) {
     for (const double temperature : {1.0, 0.75}) {
       std::vector<std::int32_t> targets;
