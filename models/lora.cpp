@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/philox.h"
 #include "engine/autograd/tape.h"
+#include "engine/ops/linear_lora.h"
 #include "engine/ops/matmul.h"
 
 namespace expctr {
@@ -138,17 +139,18 @@ Tensor LoraAdapter::delta(std::int64_t layer, Projection projection, const Tenso
 }
 
 Tensor AdapterPlan::apply(const Linear& linear, std::int64_t layer, Projection projection, const Tensor& x) const {
-  const Tensor y = linear(x);
-  if (all_ != nullptr) {
-    if (!all_->covers(layer, projection)) return y;
-    Tensor input = x;
-    if (sample_ids_.defined() && all_->config().dropout > 0.0) {
-      DropoutKey key = dropout_key_;
-      key.channel = static_cast<std::uint32_t>(layer * projection_count + static_cast<std::int64_t>(projection));
-      input = dropout(x, sample_ids_, all_->config().dropout, key);
+  if (all_ != nullptr && all_->covers(layer, projection)) {
+    const double probability = sample_ids_.defined() ? all_->config().dropout : 0.0;
+    DropoutKey key = dropout_key_;
+    key.channel = static_cast<std::uint32_t>(layer * projection_count + static_cast<std::int64_t>(projection));
+    if (linear.is_frozen()) {
+      return linear_lora(x, linear.frozen_weight(), linear.bias(), all_->a(layer, projection), all_->b(layer, projection), all_->config().scale(), {},
+                         {probability, sample_ids_, key});
     }
-    return add(y, all_->delta(layer, projection, input));
+    const Tensor input = probability > 0.0 ? dropout(x, sample_ids_, probability, key) : x;
+    return add(linear(x), all_->delta(layer, projection, input));
   }
+  const Tensor y = linear(x);
   for (const AdapterRows& span : spans_) {
     if (span.adapter == nullptr || span.count == 0 || !span.adapter->covers(layer, projection)) continue;
     if (Tape::recording()) throw Error("several adapters in one batch have no gradient", "train one adapter at a time");

@@ -120,6 +120,19 @@ OpAtSize head_at_size(const OpPlace& place) {
           [weight](Operands in) { return linear_cross_entropy(in[0], weight, in[1]).log_probability; }};
 }
 
+OpAtSize lora_at_size(const OpPlace& place) {
+  const std::int64_t rows = scaled(place, 4096), outputs = 1536, rank = 8;
+  const double flops = 2.0 * static_cast<double>(rows * (outputs * width + rank * (outputs + width)));
+  const double bytes = activation_bytes(place) * static_cast<double>(rows * (outputs + width) + outputs * width);
+  const FrozenWeight weight(activation({place.device, DType::f32, 1}, "w", {outputs, width}), mode_of(place));
+  return {fmt::format("{}x{}x{} rank {}", rows, outputs, width, rank),
+          {bytes, flops},
+          {bytes, flops},
+          {trained(activation(place, "x", {rows, width})), trained(parameter(place, "a", {rank, width})),
+           trained(parameter(place, "b", {outputs, rank}))},
+          [weight](Operands in) { return linear_lora(in[0], weight, {}, in[1], in[2], 2.0); }};
+}
+
 OpAtSize matmul_at_size(const OpPlace& place) {
   const std::int64_t rows = scaled(place, 4096), outputs = 1536;
   const double flops = 2.0 * static_cast<double>(rows * outputs * width);
@@ -263,6 +276,7 @@ std::vector<OpEntry> op_table() {
   add("linear_frozen", linear_at_size).float64 = false;
   add("linear_lora", linear_lora_at_size).float64 = false;
   add("linear_cross_entropy", head_at_size).float64 = false;
+  add("linear_lora", lora_at_size).float64 = false;
   add("attention", attention_at_size).float64 = false;
   add("paged_attention", paged_attention_at_size).float64 = false;
   add("store_keys_values", store_at_size).float64 = false;

@@ -60,7 +60,7 @@ Tensor linear_lora(const Tensor& x, const FrozenWeight& weight, const Tensor& bi
   Tensor y = Tensor::empty({x.dim(0), weight.outputs()}, x.dtype(), x.device());
   const Tensor low = Tensor::empty({x.dim(0), as.dim(1)}, DType::f32, x.device());
   run(x.device(), LinearLoraForward{weight.packed(), scale, dropout, x, bias, as, bs, ids, y, low});
-  return record(op, y, {x, a, b}, [=, sample_ids = input_dropout.sample_ids](const Tensor& dy, const GradientSlots& d) {
+  return record(op, y, {x, a, b}, [=, sample_ids = dropout.probability > 0 ? input_dropout.sample_ids : Tensor()](const Tensor& dy, const GradientSlots& d) {
     const auto stack = [](const Tensor& gradient) { return gradient.defined() ? stacked(gradient) : gradient; };
     LoraDropout again = dropout;
     if (sample_ids.defined()) again.sample = sample_ids;

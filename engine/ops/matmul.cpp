@@ -118,7 +118,14 @@ Tensor matmul_bias(const Tensor& a, const Tensor& b, const Tensor& bias, Activat
       run(dy.device(), UnaryBackward{function_of(activation), kept, dy, dz});
     }
     backward(p, dz, d[0], d[1]);
-    if (const Tensor dbias = d[2]; dbias.defined()) run(dy.device(), BinaryBackward{Binary::add, dz, bias, dz, {}, dbias, {}});
+    if (const Tensor dbias = d[2]; dbias.defined()) {
+      if (dz.dtype() != dbias.dtype()) {  // a bias is f32 beside bf16 activations: its sum is not rounded to bf16
+        const Tensor wide = Tensor::empty(dz.shape(), dbias.dtype(), dz.device());
+        run(dy.device(), Convert{dz, wide});
+        dz = wide;
+      }
+      run(dy.device(), BinaryBackward{Binary::add, dz, bias, dz, {}, dbias, {}});
+    }
   });
 }
 

@@ -42,6 +42,7 @@ std::vector<double> plain_lora(std::span<const Operand> in, const std::vector<st
 }  // namespace
 
 OP_CASES(linear_lora) {
+  meaningless(DType::f64, "frozen weights are packed in f32 or less");
   struct Case {
     std::int64_t rows, inputs, outputs, adapters, rank;
     bool with_ids;
@@ -57,8 +58,9 @@ OP_CASES(linear_lora) {
     OpCase& added = add_case(
         Shape{c.rows, c.inputs}.text() + " to " + std::to_string(c.outputs) + ", " + std::to_string(c.adapters) + " adapters of rank " +
             std::to_string(c.rank) + ", dropout " + std::to_string(c.probability) + (c.with_ids ? ", ids" : ""),
-        {uniform({c.rows, c.inputs}), constant(uniform({c.outputs, c.inputs}, -1.0, 1.0, 2)), constant(uniform({c.outputs}, -1.0, 1.0, 3)),
-         uniform({c.adapters, c.rank, c.inputs}, -1.0, 1.0, 4), uniform({c.adapters, c.outputs, c.rank}, -1.0, 1.0, 5), integers({c.rows}, ids),
+        {uniform({c.rows, c.inputs}), constant(uniform({c.outputs, c.inputs}, -1.0, 1.0, 2)), parameter(constant(uniform({c.outputs}, -1.0, 1.0, 3))),
+         parameter(uniform({c.adapters, c.rank, c.inputs}, -1.0, 1.0, 4)),
+         parameter(uniform({c.adapters, c.outputs, c.rank}, -1.0, 1.0, 5)), integers({c.rows}, ids),
          integers({c.rows}, samples)},
         [=](std::span<const Tensor> in) {
           return linear_lora(in[0], FrozenWeight(in[1]), in[2], in[3], in[4], scale, c.with_ids ? in[5] : Tensor(), {c.probability, in[6], key});

@@ -79,7 +79,7 @@ OP_CASES(matmul) {
       for (const bool with_bias : {false, true}) {
         add_case(
             "activation " + std::to_string(static_cast<int>(activation)) + (with_bias ? " with bias " : " ") + Shape{m, k, n}.text(),
-            {uniform({m, k}), uniform({n, k}, -1.0, 1.0, 2), uniform({n}, -1.0, 1.0, 3)},
+            {uniform({m, k}), uniform({n, k}, -1.0, 1.0, 2), parameter(uniform({n}, -1.0, 1.0, 3))},
             [=](std::span<const Tensor> in) { return matmul_bias(in[0], in[1], with_bias ? in[2] : Tensor(), activation, false, true); },
             [=](std::span<const Operand> in) {
               std::vector<double> y = plain_matmul(in[0], in[1], false, true, 1.0);
@@ -90,7 +90,7 @@ OP_CASES(matmul) {
             std::max({m, k, n}));
       }
   add_case(
-      "bias, batches times one matrix", {uniform({2, 3, 4}), uniform({4, 5}, -1.0, 1.0, 2), uniform({5}, -1.0, 1.0, 3)},
+      "bias, batches times one matrix", {uniform({2, 3, 4}), uniform({4, 5}, -1.0, 1.0, 2), parameter(uniform({5}, -1.0, 1.0, 3))},
       [](std::span<const Tensor> in) { return matmul_bias(in[0], in[1], in[2], Activation::gelu_tanh); },
       [](std::span<const Operand> in) {
         std::vector<double> y = plain_matmul(in[0], in[1], false, false, 1.0);
