@@ -1,6 +1,6 @@
 // Frozen products with low-rank adapters. Rows in chunks whose y stays in cache: the product with the weight, then the low-rank part added
-// to it, by the same row-invariant products (cpu/matmul.cpp) a run of rows with one adapter at a time. 2 rows (outputs inputs + rank (inputs +
-// outputs)) operations forward. Backward: a run of rows after the other, in ascending order.
+// to it, by the same row-invariant products (cpu/matmul.cpp) a run of rows with one adapter at a time. 2 rows (outputs inputs + rank
+// (inputs + outputs)) operations forward. Backward: a run of rows after the other, in ascending order.
 #include "base/kernels/linear_lora.h"
 
 #include <algorithm>

@@ -166,8 +166,8 @@ void gemm(const Gemm& p, Stream stream) {
   const cudaDataType type = bf16 ? CUDA_R_16BF : CUDA_R_32F, result_type = bf16_result ? CUDA_R_16BF : CUDA_R_32F;
   const std::int64_t a_rows = p.transpose_a ? p.k : p.m, a_columns = p.transpose_a ? p.m : p.k, b_rows = p.transpose_b ? p.n : p.k,
                      b_columns = p.transpose_b ? p.k : p.n, a_stride = p.a_stride != 0 ? p.a_stride : a_columns,
-                     b_stride = p.b_stride != 0 ? p.b_stride : b_columns, c_stride = p.c_stride != 0 ? p.c_stride : p.n, size = bf16 ? 2 : 4,
-                     result_size = bf16_result ? 2 : 4;
+                     b_stride = p.b_stride != 0 ? p.b_stride : b_columns, c_stride = p.c_stride != 0 ? p.c_stride : p.n,
+                     size = bf16 ? 2 : 4, result_size = bf16_result ? 2 : 4;
 
   Description description;
   check(cublasLtMatmulDescCreate(&description.handle, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");

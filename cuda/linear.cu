@@ -1,8 +1,9 @@
-// Products with frozen weights. Mode bf16: x as bf16 rows (used where it lies when it is bf16); a block-quantised weight is multiplied from its
-// packed planes (cuda/linear_tile.cu, cuda/linear_decode.cu), a plain one, kept as bf16, by cuBLASLt: 2 rows inputs outputs FLOPs; with few
-// rows bound by reading the weight (.56 bytes an element for q4_0, 2 for bf16), with many by tensor cores. A bf16 y wants cuBLASLt's bias in
-// bf16: it is rounded to y's own precision. Mode f32: the weight stays packed in memory; slices of at most 16 MiB are unpacked exactly into
-// scratch and multiplied as f32 by cuBLASLt, 8 bytes of traffic an element more; bound by f32 arithmetic from about 20 rows on.
+// Products with frozen weights. Mode bf16: x as bf16 rows (used where it lies when it is bf16); a block-quantised weight is multiplied from
+// its packed planes (cuda/linear_tile.cu, cuda/linear_decode.cu), a plain one, kept as bf16, by cuBLASLt: 2 rows inputs outputs FLOPs; with
+// few rows bound by reading the weight (.56 bytes an element for q4_0, 2 for bf16), with many by tensor cores. A bf16 y wants cuBLASLt's
+// bias in bf16: it is rounded to y's own precision. Mode f32: the weight stays packed in memory; slices of at most 16 MiB are unpacked
+// exactly into scratch and multiplied as f32 by cuBLASLt, 8 bytes of traffic an element more; bound by f32 arithmetic from about 20 rows
+// on.
 #include <algorithm>
 
 #include "base/kernels/elementwise.h"
@@ -52,7 +53,8 @@ struct F32Scratch {
 };
 
 /// y = x w^T + bias, or (transposed) y += x w; slice by slice of the weight's outputs.
-void multiply_f32(const PackedWeight& weight, bool transposed, const View& x, const View& bias, const View& y, char* scratch, Stream stream) {
+void multiply_f32(const PackedWeight& weight, bool transposed, const View& x, const View& bias, const View& y, char* scratch,
+                  Stream stream) {
   const F32Scratch layout(weight, x, y);
   View xf = x, yf = y;
   if (layout.x_bytes != 0) {
@@ -100,7 +102,8 @@ std::size_t bf16_scratch(const PackedWeight& weight, const View& x, const View& 
   return bf16_rows_size(x).bytes + static_cast<std::size_t>(rounded_bias ? rounded_up(weight.outputs * 2) : 0);
 }
 
-void multiply_bf16(const PackedWeight& weight, bool transposed, const View& x, const View& bias, const View& y, char* scratch, Stream stream) {
+void multiply_bf16(const PackedWeight& weight, bool transposed, const View& x, const View& bias, const View& y, char* scratch,
+                   Stream stream) {
   const Bf16Rows rows = bf16_rows(x, scratch, stream);
   if (is_quantised(weight.dtype)) {
     WeightProduct product;

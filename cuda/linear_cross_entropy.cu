@@ -3,13 +3,14 @@
 // Mode bf16, own tensor-core kernels (cuda/linear_tile.cu), R rows, C classes, I inputs, b bytes a weight element:
 //   forward   a tile of 128 x 128 logits is reduced in registers to three numbers a row, then one pass folds a row's ceil(C / 128) parts.
 //             2 R C I FLOPs. Requested bytes: 2 R I ceil(C / 128) + b C I ceil(R / 128) + 24 R ceil(C / 128); logits are not written.
-//   backward  for 8192 classes and 2048 rows at a time: the logits again, turned into gradients (bf16) as they leave the registers, then their
+//   backward  for 8192 classes and 2048 rows at a time: the logits again, turned into gradients (bf16) as they leave the registers, then
+//   their
 //             products with the weight (own kernel) and, for a trained weight, with x (cuBLASLt). 4 R C I FLOPs, 6 with dweight. Bytes
-//             besides the operands of each product: 2 R C written once, read once a 128 columns of dx (and once for dweight); dx once a 8192
-//             classes.
+//             besides the operands of each product: 2 R C written once, read once a 128 columns of dx (and once for dweight); dx once a
+//             8192 classes.
 //   Bound by tensor cores, with few rows by reading the weight.
-// Mode f32: tiles of 2048 x 8192 logits from cuBLASLt in scratch (64 MiB at most, and 16 MiB for the unpacked slice of a packed weight), each
-// folded into running sums in one pass, or turned into gradients in place: 4 to 12 bytes a logit a pass. Bound by f32 arithmetic.
+// Mode f32: tiles of 2048 x 8192 logits from cuBLASLt in scratch (64 MiB at most, and 16 MiB for the unpacked slice of a packed weight),
+// each folded into running sums in one pass, or turned into gradients in place: 4 to 12 bytes a logit a pass. Bound by f32 arithmetic.
 #include <algorithm>
 
 #include "base/kernels/elementwise.h"
@@ -42,8 +43,8 @@ View rows_of(const View& x, std::int64_t begin, std::int64_t rows) {
 }
 
 /// Results of a row from its sums; a target that is no class gives NaN.
-__device__ __forceinline__ void store_row(const OnlineSum& total, float target_logit, int target, float* log_probability, float* log_sum_exp,
-                                          float* entropy) {
+__device__ __forceinline__ void store_row(const OnlineSum& total, float target_logit, int target, float* log_probability,
+                                          float* log_sum_exp, float* entropy) {
   const float log_sum = total.maximum + logf(total.sum);
   *log_probability = target < 0 ? 0.0f : target_logit - log_sum;
   *log_sum_exp = log_sum;
@@ -57,12 +58,14 @@ __device__ __forceinline__ void merge(OnlineSum& total, const OnlineSum& part) {
   total.weighted += part.weighted_at(most);
 }
 
-/// Parts [tiles][3][rows] of softmax_parts() to results. A block 32 rows; 8 threads a row take every eighth tile, then one merges the eight.
+/// Parts [tiles][3][rows] of softmax_parts() to results. A block 32 rows; 8 threads a row take every eighth tile, then one merges the
+/// eight.
 __global__ void __launch_bounds__(block_threads)
     finish_kernel(int rows, int tiles, std::int64_t outputs, const float* parts, const float* target_logits, const std::int32_t* targets,
                   float* log_probability, float* log_sum_exp, float* entropy) {
   __shared__ float shared[3][8][32];
-  const int lane = static_cast<int>(threadIdx.x) % 32, share = static_cast<int>(threadIdx.x) / 32, row = static_cast<int>(blockIdx.x) * 32 + lane;
+  const int lane = static_cast<int>(threadIdx.x) % 32, share = static_cast<int>(threadIdx.x) / 32,
+            row = static_cast<int>(blockIdx.x) * 32 + lane;
   OnlineSum total;
   if (row < rows)
 #pragma unroll 4
@@ -121,7 +124,8 @@ __global__ void __launch_bounds__(block_threads)
   if (target >= first && target < first + classes) state.target_logit = logits[target - first];
   merge(state.total, tile);
   if (last)
-    store_row(state.total, state.target_logit, target, log_probability + row, log_sum_exp + row, entropy == nullptr ? nullptr : entropy + row);
+    store_row(state.total, state.target_logit, target, log_probability + row, log_sum_exp + row,
+              entropy == nullptr ? nullptr : entropy + row);
   else
     states[row] = state;
 }
@@ -204,10 +208,10 @@ void backward_bf16(const LinearCrossEntropyBackward& args, Stream stream) {
     here.data += begin * x.stride;
     for (std::int64_t first = 0; first < args.weight.outputs; first += tile.classes) {
       const std::int64_t classes = std::min(tile.classes, args.weight.outputs - first), stride = ceil_div(classes, 8) * 8;
-      logit_gradients({args.weight, first, classes, here, rows, static_cast<float>(1.0 / args.temperature),
-                       args.targets.as<std::int32_t>() + begin, args.log_sum_exp.as<float>() + begin,
-                       args.dlog_probability.as<float>() + begin, dlogits, stride},
-                      stream);
+      logit_gradients(
+          {args.weight, first, classes, here, rows, static_cast<float>(1.0 / args.temperature), args.targets.as<std::int32_t>() + begin,
+           args.log_sum_exp.as<float>() + begin, args.dlog_probability.as<float>() + begin, dlogits, stride},
+          stream);
       if (!args.dx.empty()) {
         WeightProduct product;
         product.weight = args.weight;
@@ -274,8 +278,13 @@ struct TileF32 {
 /// What the two passes share: the rows of a tile, and logits of one tile of classes.
 class TileRows {
  public:
-  TileRows(const PackedWeight& weight, double temperature, const View& x, std::int64_t begin, const TileF32& tile, char* scratch, Stream stream)
-      : weight_(weight), temperature_(temperature), stream_(stream), count_(std::min(tile.rows, x.rows() - begin)), x_(rows_of(x, begin, count_)) {
+  TileRows(const PackedWeight& weight, double temperature, const View& x, std::int64_t begin, const TileF32& tile, char* scratch,
+           Stream stream)
+      : weight_(weight),
+        temperature_(temperature),
+        stream_(stream),
+        count_(std::min(tile.rows, x.rows() - begin)),
+        x_(rows_of(x, begin, count_)) {
     logits_ = reinterpret_cast<float*>(scratch + tile.state_bytes);
     if (tile.weight_bytes != 0) unpacked_ = reinterpret_cast<float*>(scratch + tile.state_bytes + tile.logits_bytes + tile.x_bytes);
     if (x.dtype == DType::f32) return;

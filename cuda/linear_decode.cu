@@ -1,10 +1,10 @@
-// Products of up to 16 rows with a block-quantised weight: y = a w^T + bias. A lane of a tensor-core fragment takes 16 bytes of codes straight
-// from global memory into registers, its span: 32 elements of a row of w, 16 with eight-bit codes. The order of the reduction inside a
-// fragment is free as long as a uses the same, so lane c of a quad works on span 4 j + c and an mma on four elements of each of the quad's
-// spans. A warp has 16 outputs and every split-th group of four spans; the splits of an output are added in ascending order, so a row's
-// result depends neither on the other rows nor on their number. 2 x 16 x outputs x inputs FLOPs whatever the rows. Bytes: the packed weight
-// once (what 256 elements share once a unit, q8_0's scales twice, from cache), whole sectors; a once a block (16 to 128 outputs, fewer when there are few outputs
-// so that all multiprocessors work), y once. Bound by reading the weight.
+// Products of up to 16 rows with a block-quantised weight: y = a w^T + bias. A lane of a tensor-core fragment takes 16 bytes of codes
+// straight from global memory into registers, its span: 32 elements of a row of w, 16 with eight-bit codes. The order of the reduction
+// inside a fragment is free as long as a uses the same, so lane c of a quad works on span 4 j + c and an mma on four elements of each of
+// the quad's spans. A warp has 16 outputs and every split-th group of four spans; the splits of an output are added in ascending order, so
+// a row's result depends neither on the other rows nor on their number. 2 x 16 x outputs x inputs FLOPs whatever the rows. Bytes: the
+// packed weight once (what 256 elements share once a unit, q8_0's scales twice, from cache), whole sectors; a once a block (16 to 128
+// outputs, fewer when there are few outputs so that all multiprocessors work), y once. Bound by reading the weight.
 #include "cuda/linear_format.cuh"
 #include "cuda/linear_mma.cuh"
 #include "cuda/linear_weight.h"
@@ -15,7 +15,7 @@ namespace {
 
 constexpr int decode_warps = 8, decode_threads = decode_warps * 32, decode_rows = 16, warp_outputs = 16, staged_stride = 24,
               warp_stride = decode_rows * staged_stride + 16;
-constexpr int chunk_elements = 1024;               // of a row of a that shared memory holds
+constexpr int chunk_elements = 1024;                // of a row of a that shared memory holds
 constexpr int row_bytes = chunk_elements * 2 + 64;  // 64 mod 128: two rows of a quarter-warp fall into different banks
 
 template <class F>
@@ -47,7 +47,8 @@ struct GroupParts {
     const std::int64_t side = static_cast<std::int64_t>(unit) * planes.rows + slot;
 #pragma unroll
     for (int r = 0; r < 2; ++r)
-      codes[r] = valid ? reinterpret_cast<const uint4*>(planes.codes)[codes_at<F>(unit, half, planes.rows, row + 8 * r)] : make_uint4(0, 0, 0, 0);
+      codes[r] =
+          valid ? reinterpret_cast<const uint4*>(planes.codes)[codes_at<F>(unit, half, planes.rows, row + 8 * r)] : make_uint4(0, 0, 0, 0);
     if constexpr (F::high_bytes == 4) {
       const uint2 both = reinterpret_cast<const uint2*>(planes.high)[side / 2];
       high[0][0] = both.x, high[1][0] = both.y;
@@ -83,7 +84,8 @@ struct GroupParts {
 };
 
 template <class F>
-__global__ void __launch_bounds__(decode_threads) decode_kernel(const __grid_constant__ DecodeArgs args, const __grid_constant__ Planes planes) {
+__global__ void __launch_bounds__(decode_threads)
+    decode_kernel(const __grid_constant__ DecodeArgs args, const __grid_constant__ Planes planes) {
   constexpr int chunks = span_elements<F> / 8, group_elements = 4 * span_elements<F>, chunk_groups = chunk_elements / group_elements,
                 group_pieces = group_elements / 8;
   __shared__ __align__(128) unsigned char a_rows[decode_rows * row_bytes];
@@ -92,7 +94,8 @@ __global__ void __launch_bounds__(decode_threads) decode_kernel(const __grid_con
   const int output = static_cast<int>(blockIdx.x) * outputs_of_block + warp / args.splits * warp_outputs;
   const bool active = output < args.outputs;
   const int row = args.first + (active ? output : 0) + quad, slot = static_cast<int>(side_slot(row));
-  const int inputs = planes.units * unit_elements, groups = (inputs + group_elements - 1) / group_elements, rows_used = args.rows > 8 ? 16 : 8;
+  const int inputs = planes.units * unit_elements, groups = (inputs + group_elements - 1) / group_elements,
+            rows_used = args.rows > 8 ? 16 : 8;
   float sums[2][4] = {};
   for (int group0 = 0; group0 < groups; group0 += chunk_groups) {
     __syncthreads();  // the chunk before has been used
@@ -145,7 +148,8 @@ __global__ void __launch_bounds__(decode_threads) decode_kernel(const __grid_con
   const float* staged = reinterpret_cast<const float*>(a_rows);
   for (int i = thread; i < (args.rows + 3) / 4 * 4 * outputs_of_block; i += decode_threads) {
     // Rows in the order 0, 2, 1, 3: two rows of 16 outputs that a warp reads together lie half the banks apart.
-    const int at_row = i / outputs_of_block, m = (at_row & ~3) | (at_row & 1) << 1 | (at_row >> 1 & 1), n = i % outputs_of_block, at_output = static_cast<int>(blockIdx.x) * outputs_of_block + n;
+    const int at_row = i / outputs_of_block, m = (at_row & ~3) | (at_row & 1) << 1 | (at_row >> 1 & 1), n = i % outputs_of_block,
+              at_output = static_cast<int>(blockIdx.x) * outputs_of_block + n;
     if (m >= args.rows || at_output >= args.outputs) continue;
     const float* from = staged + n / warp_outputs * warp_stride + m * staged_stride + n % warp_outputs;
     float sum = 0;
@@ -167,17 +171,8 @@ bool decodes(const WeightProduct& p) {
 
 void multiply_decoding(const WeightProduct& p, Stream stream) {
   if (p.rows == 0 || p.count == 0) return;
-  DecodeArgs args{p.a.data,
-                  p.a.stride,
-                  static_cast<int>(p.rows),
-                  static_cast<int>(p.count),
-                  static_cast<int>(p.first),
-                  1,
-                  p.alpha,
-                  p.bias,
-                  p.y,
-                  p.y_stride,
-                  p.y_dtype == DType::bf16};
+  DecodeArgs args{p.a.data, p.a.stride, static_cast<int>(p.rows), static_cast<int>(p.count), static_cast<int>(p.first), 1, p.alpha, p.bias,
+                  p.y,      p.y_stride, p.y_dtype == DType::bf16};
   // At least 128 blocks where the shape has them, and no more splits than groups.
   while (args.splits < decode_warps && ceil_div(p.count, decode_warps / args.splits * warp_outputs) < 128 &&
          2 * args.splits * 4 * unit_elements <= p.weight.inputs)

@@ -1,5 +1,5 @@
-// Frozen weights in device memory. Plain types: rows of f32, bf16 or f16, bf16 rows padded to whole 16 bytes. Block formats keep their bits,
-// moved into planes that 16-byte accesses suit. A unit is 32 consecutive elements of a row; every plane is [units of a row][rows]:
+// Frozen weights in device memory. Plain types: rows of f32, bf16 or f16, bf16 rows padded to whole 16 bytes. Block formats keep their
+// bits, moved into planes that 16-byte accesses suit. A unit is 32 consecutive elements of a row; every plane is [units of a row][rows]:
 //   codes   the low four bits of the unit's codes, 16 bytes; q8_0: all bits, each half of the unit [2 units][rows] of 16 bytes
 //   high    the fifth bits (4 bytes) or the upper two bits (8 bytes) of five- and six-bit codes
 //   scales  what the block has for each unit: d; d and m; a six-bit scale and minimum; two signed scales (2 or 4 bytes)

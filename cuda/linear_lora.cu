@@ -4,12 +4,11 @@
 //     reduction: y is written once, and 2 A r (rows tiles of columns + outputs tiles of rows) bytes are read beside that product's.
 //   otherwise: cuBLASLt adds it to y (beta = 1): y is read and written once more.
 // Backward: du = scale dy b, masked in the same way; dx = dy w + du a like forward; da = du^T dropout(x), db = dy^T low: one product each.
-// FLOPs: the frozen product's and 2 rows A r (inputs + outputs) forward, three times that backward (twice without dropout's recomputed input).
-// Bytes besides the frozen product's: x and dy once more each, for the thin products; 12 to 16 bytes an element of low. Bound by reading x
-// and dy. The sums over rows are the library's, without atomics.
-#include "base/kernels/linear_lora.h"
-
+// FLOPs: the frozen product's and 2 rows A r (inputs + outputs) forward, three times that backward (twice without dropout's recomputed
+// input). Bytes besides the frozen product's: x and dy once more each, for the thin products; 12 to 16 bytes an element of low. Bound by
+// reading x and dy. The sums over rows are the library's, without atomics.
 #include "base/kernels/elementwise.h"
+#include "base/kernels/linear_lora.h"
 #include "base/philox.h"
 #include "cuda/gemm.h"
 #include "cuda/linear_format.cuh"
@@ -41,12 +40,14 @@ __global__ void __launch_bounds__(block_threads)
   const std::int64_t groups = ceil_div(y_stride, 4), i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
   if (i >= rows * groups) return;
   const std::int64_t row = i / groups, group = i - row * groups;
-  const RandomBits bits = philox(mask.key, {mask.step, static_cast<std::uint32_t>(sample[row]), static_cast<std::uint32_t>(group), mask.channel});
+  const RandomBits bits =
+      philox(mask.key, {mask.step, static_cast<std::uint32_t>(sample[row]), static_cast<std::uint32_t>(group), mask.channel});
 #pragma unroll
   for (int lane = 0; lane < 4; ++lane) {
     const std::int64_t column = group * 4 + lane, at = row * y_stride + column;
     if (column >= y_stride) return;
-    float value = column < width && uniform_float(bits.word[lane]) >= mask.probability ? load_as(x, row * x_stride + column) * mask.scale : 0.0f;
+    float value =
+        column < width && uniform_float(bits.word[lane]) >= mask.probability ? load_as(x, row * x_stride + column) * mask.scale : 0.0f;
     if (accumulate) value += load_as(y, at);
     store_as(y, at, value);
   }
@@ -72,9 +73,8 @@ __global__ void __launch_bounds__(block_threads)
 
 /// to [outputs, stride] = b [adapters, outputs, rank] side by side, zero beyond adapters rank.
 template <class To>
-__global__ void __launch_bounds__(block_threads)
-    side_by_side_kernel(std::int64_t elements, std::int64_t stride, std::int64_t outputs, std::int64_t rank, std::int64_t adapters,
-                        const float* b, To* to) {
+__global__ void __launch_bounds__(block_threads) side_by_side_kernel(std::int64_t elements, std::int64_t stride, std::int64_t outputs,
+                                                                     std::int64_t rank, std::int64_t adapters, const float* b, To* to) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
   if (i >= elements) return;
   const std::int64_t output = i / stride, column = i % stride, adapter = column / rank;
@@ -82,8 +82,8 @@ __global__ void __launch_bounds__(block_threads)
 }
 
 /// db [adapters, outputs, rank] += gradient [outputs, adapters rank].
-__global__ void __launch_bounds__(block_threads)
-    add_stacked_kernel(std::int64_t elements, std::int64_t outputs, std::int64_t rank, std::int64_t adapters, const float* gradient, float* db) {
+__global__ void __launch_bounds__(block_threads) add_stacked_kernel(std::int64_t elements, std::int64_t outputs, std::int64_t rank,
+                                                                    std::int64_t adapters, const float* gradient, float* db) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
   if (i >= elements) return;
   const std::int64_t adapter = i / (outputs * rank), output = i / rank % outputs;
@@ -265,8 +265,8 @@ class Lora {
     return {here, stride_};
   }
 
-  void product(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, const Operand& a, const Operand& b, void* c,
-               std::int64_t c_stride, DType result, float alpha, float beta) {
+  void product(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, const Operand& a, const Operand& b,
+               void* c, std::int64_t c_stride, DType result, float alpha, float beta) {
     if (!queue_) return;
     Gemm gemm_args;
     gemm_args.m = m;
@@ -298,8 +298,8 @@ class Lora {
   }
 
   /// y = x w^T + bias + low v^T, or (transposed) y += x w + low v.
-  void add_thin(bool transposed, const Operand& x, const View& x_view, const View& bias, const View& y, const Operand& low, const Operand& v,
-                std::int64_t columns) {
+  void add_thin(bool transposed, const Operand& x, const View& x_view, const View& bias, const View& y, const Operand& low,
+                const Operand& v, std::int64_t columns) {
     if (bf16_ && is_quantised(args_.weight.dtype) && rows_ > 16) {
       if (!queue_) return;
       WeightProduct fused;
@@ -345,7 +345,8 @@ void check(const char* kernel, const Args& args, std::initializer_list<const Vie
     if (view->dtype != DType::bf16) require_f32(kernel, {view});
   require_f32(kernel, {&args.a, &args.b, &args.low});
   require(kernel, DType::i32, {&args.ids, &args.dropout.sample});
-  if (args.a.rank != 3 || args.b.rank != 3) throw ShapeError(std::string("cuda: ") + kernel + ": a and b have rank 3", "stack the adapters");
+  if (args.a.rank != 3 || args.b.rank != 3)
+    throw ShapeError(std::string("cuda: ") + kernel + ": a and b have rank 3", "stack the adapters");
   require_scratch(kernel, args.scratch, scratch_bytes(args));
 }
 

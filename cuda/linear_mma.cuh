@@ -34,7 +34,8 @@ __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&m)[4], 
                : "memory");
 }
 
-/// c [16, 8] += a [16, 16] b [16, 8]: bf16 operands, f32 sums. Lane l holds of c rows l / 4 and l / 4 + 8, columns 2 (l mod 4) and the next.
+/// c [16, 8] += a [16, 16] b [16, 8]: bf16 operands, f32 sums. Lane l holds of c rows l / 4 and l / 4 + 8, columns 2 (l mod 4) and the
+/// next.
 __device__ __forceinline__ void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])

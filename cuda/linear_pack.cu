@@ -1,8 +1,7 @@
 // Packing of frozen weights (once a weight, at load), and their values as f32 a slice of rows at a time for mode f32. Bytes: the source and
 // the packed weight; a slice: the packed rows and 4 bytes an element. Memory bound; neither is on the path of mode bf16.
-#include "cuda/linear_weight.h"
-
 #include "cuda/linear_format.cuh"
+#include "cuda/linear_weight.h"
 #include "cuda/storage.cuh"
 
 namespace expctr::cuda {
@@ -58,8 +57,7 @@ __global__ void __launch_bounds__(block_threads) unpack_planes_kernel(Planes pla
   const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
   if (at >= rows * planes.units * 4) return;
   const int chunk = static_cast<int>(at & 3);
-  const std::int64_t unit = (at >> 2) % planes.units, row = (at >> 2) / planes.units,
-                     slot = unit * planes.rows + side_slot(first + row);
+  const std::int64_t unit = (at >> 2) % planes.units, row = (at >> 2) / planes.units, slot = unit * planes.rows + side_slot(first + row);
   uint2 codes = make_uint2(0, 0);
   if constexpr (F::code_bytes == 32)
     codes = reinterpret_cast<const uint2*>(planes.codes)[codes_at<F>(unit, chunk / 2, planes.rows, first + row) * 2 + chunk % 2];
@@ -96,7 +94,8 @@ __global__ void __launch_bounds__(block_threads)
     float loaded[8];
     if (vector) {
       const float4 a = reinterpret_cast<const float4*>(source)[0], b = reinterpret_cast<const float4*>(source)[1];
-      loaded[0] = a.x, loaded[1] = a.y, loaded[2] = a.z, loaded[3] = a.w, loaded[4] = b.x, loaded[5] = b.y, loaded[6] = b.z, loaded[7] = b.w;
+      loaded[0] = a.x, loaded[1] = a.y, loaded[2] = a.z, loaded[3] = a.w, loaded[4] = b.x, loaded[5] = b.y, loaded[6] = b.z,
+      loaded[7] = b.w;
     } else {
 #pragma unroll
       for (int i = 0; i < 8; ++i) loaded[i] = column + i < width ? source[i] : 0.0f;
@@ -122,8 +121,8 @@ __device__ __forceinline__ void store_plain(T* to, std::int64_t i, float value) 
 
 /// Rows of any plain type as f32 or bf16 rows of another stride, zero beyond `width`.
 template <class Storage, class T>
-__global__ void __launch_bounds__(block_threads)
-    convert_rows_kernel(const void* from, std::int64_t from_stride, std::int64_t width, std::int64_t elements, std::int64_t to_stride, T* to) {
+__global__ void __launch_bounds__(block_threads) convert_rows_kernel(const void* from, std::int64_t from_stride, std::int64_t width,
+                                                                     std::int64_t elements, std::int64_t to_stride, T* to) {
   const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
   if (at >= elements) return;
   const std::int64_t row = at / to_stride, column = at % to_stride;
@@ -131,13 +130,13 @@ __global__ void __launch_bounds__(block_threads)
 }
 
 template <class T>
-void convert_rows(DType dtype, const void* from, std::int64_t from_stride, std::int64_t rows, std::int64_t width, std::int64_t to_stride, T* to,
-                  Stream stream) {
+void convert_rows(DType dtype, const void* from, std::int64_t from_stride, std::int64_t rows, std::int64_t width, std::int64_t to_stride,
+                  T* to, Stream stream) {
   const std::int64_t elements = rows * to_stride;
   if (elements == 0) return;
   const auto launch = [&](auto storage) {
-    convert_rows_kernel<decltype(storage), T><<<blocks_for(elements, block_threads), block_threads, 0, native(stream)>>>(
-        from, from_stride, width, elements, to_stride, to);
+    convert_rows_kernel<decltype(storage), T>
+        <<<blocks_for(elements, block_threads), block_threads, 0, native(stream)>>>(from, from_stride, width, elements, to_stride, to);
     check_launch("pack_weight");
   };
   switch (dtype) {
@@ -204,14 +203,15 @@ void unpack_rows(const PackedWeight& weight, std::int64_t first, std::int64_t ro
     dispatch_format(weight.dtype, [&](auto format) {
       using F = decltype(format);
       const Planes planes = planes_of<F>(weight);
-      unpack_planes_kernel<F><<<blocks_for(rows * planes.units * 4, block_threads), block_threads, 0, native(stream)>>>(planes, first, rows, values);
+      unpack_planes_kernel<F>
+          <<<blocks_for(rows * planes.units * 4, block_threads), block_threads, 0, native(stream)>>>(planes, first, rows, values);
     });
     return check_launch("unpack_weight");
   }
   const DType dtype = plain_dtype(weight);
   const std::int64_t stride = plain_stride(weight);
-  convert_rows(dtype, static_cast<const char*>(weight.data) + dtype_bytes(dtype, first * stride), stride, rows, weight.inputs, weight.inputs,
-               values, stream);
+  convert_rows(dtype, static_cast<const char*>(weight.data) + dtype_bytes(dtype, first * stride), stride, rows, weight.inputs,
+               weight.inputs, values, stream);
 }
 
 template <>
@@ -223,13 +223,14 @@ void run(const PackWeight& args, Stream stream) {
     dispatch_format(weight.dtype, [&](auto format) {
       using F = decltype(format);
       if (weight.inputs % F::elements != 0)
-        throw ShapeError(std::string("cuda: pack_weight: rows of ") + std::to_string(weight.inputs) + " elements of " + dtype_name(weight.dtype),
-                         "a row holds whole blocks of " + std::to_string(F::elements));
+        throw ShapeError(
+            std::string("cuda: pack_weight: rows of ") + std::to_string(weight.inputs) + " elements of " + dtype_name(weight.dtype),
+            "a row holds whole blocks of " + std::to_string(F::elements));
       const Planes planes = planes_of<F>(weight);
       const std::int64_t total = static_cast<std::int64_t>(planes.units) * planes.rows;
       if (total == 0) return;
-      pack_planes_kernel<F><<<blocks_for(total, block_threads), block_threads, 0, native(stream)>>>(
-          args.source.as<typename F::Block>(), weight.outputs, total, planes);
+      pack_planes_kernel<F><<<blocks_for(total, block_threads), block_threads, 0, native(stream)>>>(args.source.as<typename F::Block>(),
+                                                                                                    weight.outputs, total, planes);
       check_launch("pack_weight");
     });
     return;
@@ -242,10 +243,11 @@ void run(const PackWeight& args, Stream stream) {
     return;
   }
   if (dtype == DType::bf16)
-    convert_rows(args.source.dtype, args.source.data, weight.inputs, weight.outputs, weight.inputs, stride, static_cast<std::uint16_t*>(weight.data),
-                 stream);
+    convert_rows(args.source.dtype, args.source.data, weight.inputs, weight.outputs, weight.inputs, stride,
+                 static_cast<std::uint16_t*>(weight.data), stream);
   else
-    convert_rows(args.source.dtype, args.source.data, weight.inputs, weight.outputs, weight.inputs, stride, static_cast<float*>(weight.data), stream);
+    convert_rows(args.source.dtype, args.source.data, weight.inputs, weight.outputs, weight.inputs, stride,
+                 static_cast<float*>(weight.data), stream);
 }
 
 }  // namespace expctr::cuda

@@ -1,5 +1,5 @@
-// Tiled products with block-quantised or bf16 weights on tensor cores (main loop: cuda/linear_tile.cuh), and what is made of a tile before it
-// leaves the registers: rows of y, parts of a softmax, gradients of logits. 2 rows depth columns FLOPs. Requested bytes: a once per 128
+// Tiled products with block-quantised or bf16 weights on tensor cores (main loop: cuda/linear_tile.cuh), and what is made of a tile before
+// it leaves the registers: rows of y, parts of a softmax, gradients of logits. 2 rows depth columns FLOPs. Requested bytes: a once per 128
 // columns, the packed weight once per 128 rows, the result once; bound by tensor cores from about 200 rows on, below by reading the weight.
 #include <type_traits>
 
@@ -46,7 +46,8 @@ struct RowGradient {
 
 __device__ __forceinline__ float old_value(const TileArgs& args, std::int64_t at) {
   float value = args.addend == nullptr ? 0.0f : args.addend[at];
-  if (args.accumulate) value += args.y_bf16 ? float_of_bf16(static_cast<const std::uint16_t*>(args.y)[at]) : static_cast<const float*>(args.y)[at];
+  if (args.accumulate)
+    value += args.y_bf16 ? float_of_bf16(static_cast<const std::uint16_t*>(args.y)[at]) : static_cast<const float*>(args.y)[at];
   return value;
 }
 
@@ -265,7 +266,8 @@ void launch(const TileArgs& args, const Tiles& tiles, Stream stream) {
   static_assert(bytes >= staged_rows * staged_stride * 4 + tile_rows * static_cast<int>(sizeof(RowGradient)));
   EXPCTR_CUDA_CHECK(cudaFuncSetAttribute(tile_kernel<Transposed, Tiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   const std::int64_t column_tiles = ceil_div(args.columns, tile_columns);
-  if (column_tiles > 65535) throw Error("cuda: a product of " + std::to_string(args.columns) + " columns exceeds the grid", "split the weight");
+  if (column_tiles > 65535)
+    throw Error("cuda: a product of " + std::to_string(args.columns) + " columns exceeds the grid", "split the weight");
   const dim3 grid(blocks_for(args.a.rows, tile_rows), static_cast<unsigned>(column_tiles));
   tile_kernel<Transposed, Tiles><<<grid, tile_threads, bytes, native(stream)>>>(args, tiles);
   check_launch("tiled product");
@@ -281,8 +283,8 @@ void launch(const TileArgs& args, const PackedWeight& weight, std::int64_t first
     });
   const std::int64_t stride = plain_stride(weight);
   launch<Transposed>(args,
-                     DenseTiles<Transposed>{static_cast<const std::uint16_t*>(weight.data) + first * stride, stride, static_cast<int>(count),
-                                            static_cast<int>(stride)},
+                     DenseTiles<Transposed>{static_cast<const std::uint16_t*>(weight.data) + first * stride, stride,
+                                            static_cast<int>(count), static_cast<int>(stride)},
                      stream);
 }
 

@@ -1,8 +1,8 @@
 // The main loop of the tiled products: a tile of 128 x 128 of a w^T (or a w) in registers of 256 threads, the reduction in steps of 32.
 // Four stages of cp.async bring the rows of a (bf16) and the raw planes of w; while the tensor cores work on step s, step s + 1 is
 // dequantised into bf16 in shared memory, double-buffered, one barrier a step. Eight warps of 64 x 32: 8 + 4 ldmatrix.x4 for 32 mma
-// a step. Rows in shared memory are swizzled in chunks of 16 bytes so that neither ldmatrix nor the stores of the dequantised chunks meet in
-// a bank.
+// a step. Rows in shared memory are swizzled in chunks of 16 bytes so that neither ldmatrix nor the stores of the dequantised chunks meet
+// in a bank.
 #pragma once
 
 #include "cuda/linear_format.cuh"
@@ -28,7 +28,9 @@ struct LeftOperand {
 /// [128][32] bf16 as 64-byte rows: address of 16-byte chunk `chunk` of a row.
 __device__ __forceinline__ int depth_chunk(int row, int chunk) { return row * 64 + ((chunk ^ ((row >> 1) & 3)) << 4); }
 /// [32][128] bf16 as 256-byte rows.
-__device__ __forceinline__ int column_chunk(int row, int chunk) { return row * 256 + ((chunk ^ (((row & 1) << 2) | ((row >> 1) & 3))) << 4); }
+__device__ __forceinline__ int column_chunk(int row, int chunk) {
+  return row * 256 + ((chunk ^ (((row & 1) << 2) | ((row >> 1) & 3))) << 4);
+}
 
 /// A bf16 weight [rows, columns]: tiles need no dequantising.
 template <bool Transposed>
@@ -56,7 +58,8 @@ template <class F, bool Transposed>
 struct QuantisedTiles {
   static constexpr bool dense = false;
   static constexpr int rows_of_stage = Transposed ? 32 : 128, supers_in_stage = Transposed ? 32 * F::super_bytes : 0;
-  static constexpr int half_bytes = 128 * 16 + 64, high_at = F::code_bytes == 32 ? 2 * half_bytes : 128 * 16, scales_at = high_at + 128 * F::high_bytes, supers_at = scales_at + 128 * F::scale_bytes,
+  static constexpr int half_bytes = 128 * 16 + 64, high_at = F::code_bytes == 32 ? 2 * half_bytes : 128 * 16,
+                       scales_at = high_at + 128 * F::high_bytes, supers_at = scales_at + 128 * F::scale_bytes,
                        stage_bytes = supers_at + supers_in_stage;
   /// Eight-bit codes: the halves of the units 64 bytes apart in the banks, so that the two halves of four units are read at once.
   /// Not transposed: supers of 128 rows serve eight steps; two slots after the stages.
@@ -87,7 +90,8 @@ struct QuantisedTiles {
     } else {
       load_plane<16>(stage, planes.codes, unit0, units, row0, rows_of_stage, planes.units, thread);
     }
-    if constexpr (F::high_bytes != 0) load_plane<F::high_bytes>(stage + high_at, planes.high, unit0, units, row0, rows_of_stage, planes.units, other);
+    if constexpr (F::high_bytes != 0)
+      load_plane<F::high_bytes>(stage + high_at, planes.high, unit0, units, row0, rows_of_stage, planes.units, other);
     load_plane<F::scale_bytes>(stage + scales_at, planes.scales, unit0, units, row0, rows_of_stage, planes.units, other);
     if constexpr (F::super_bytes != 0) {
       const int super0 = unit0 / 8, super_limit = (planes.units + 7) / 8;
@@ -99,7 +103,8 @@ struct QuantisedTiles {
   }
 
   /// The stage's elements as bf16 into `to`; a thread two chunks of eight.
-  __device__ __forceinline__ void dequantise(const unsigned char* stage, const unsigned char* tail, int step, unsigned char* to, int thread) const {
+  __device__ __forceinline__ void dequantise(const unsigned char* stage, const unsigned char* tail, int step, unsigned char* to,
+                                             int thread) const {
 #pragma unroll
     for (int i = thread; i < 512; i += tile_threads) {
       const int unit = i >> 2, chunk = i & 3, row = unit % rows_of_stage, slot = (unit - row) + static_cast<int>(side_slot(row));
@@ -134,14 +139,15 @@ struct QuantisedTiles {
 
 /// Shared memory of the main loop: stages of a, stages of w, the tail of w, two dequantised tiles.
 template <class Tiles>
-constexpr int loop_bytes = tile_stages * (128 * 64 + Tiles::stage_bytes) + Tiles::tail_bytes + (Tiles::dense ? 0 : 2 * 128 * 64);
+constexpr int loop_bytes = tile_stages*(128 * 64 + Tiles::stage_bytes) + Tiles::tail_bytes + (Tiles::dense ? 0 : 2 * 128 * 64);
 
 /// Sums of a warp's 64 x 32: m-tile, n-tile, fragment.
 using TileSums = float[4][4][4];
 
 /// sums += the tile at (m0, n0). Ends with all copies landed and a barrier passed: shared memory is free.
 template <bool Transposed, class Tiles>
-__device__ __forceinline__ void accumulate_tile(const LeftOperand& a, const Tiles& w, int m0, int n0, unsigned char* shared, TileSums& sums) {
+__device__ __forceinline__ void accumulate_tile(const LeftOperand& a, const Tiles& w, int m0, int n0, unsigned char* shared,
+                                                TileSums& sums) {
   const int thread = thread_of_block(), lane = thread % 32, warp_m = thread / 32 / 4 * 64, warp_n = thread / 32 % 4 * 32;
   unsigned char *a_stages = shared, *w_stages = shared + tile_stages * 128 * 64, *tail = w_stages + tile_stages * Tiles::stage_bytes,
                 *ready = tail + Tiles::tail_bytes;
@@ -177,10 +183,12 @@ __device__ __forceinline__ void accumulate_tile(const LeftOperand& a, const Tile
     load(step + tile_stages - 1);
     if constexpr (!Tiles::dense) {
       if (step + 1 < steps)
-        w.dequantise(w_stages + (step + 1) % tile_stages * Tiles::stage_bytes, tail, step + 1, ready + ((step + 1) & 1) * (128 * 64), thread);
+        w.dequantise(w_stages + (step + 1) % tile_stages * Tiles::stage_bytes, tail, step + 1, ready + ((step + 1) & 1) * (128 * 64),
+                     thread);
     }
     const std::uint32_t a_tile = a_address + step % tile_stages * (128 * 64),
-                        w_tile = Tiles::dense ? w_address + step % tile_stages * Tiles::stage_bytes : ready_address + (step & 1) * (128 * 64);
+                        w_tile =
+                            Tiles::dense ? w_address + step % tile_stages * Tiles::stage_bytes : ready_address + (step & 1) * (128 * 64);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       std::uint32_t a_parts[4][4], w_parts[2][4];

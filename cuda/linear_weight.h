@@ -24,8 +24,8 @@ bool stored_as_f32(const PackedWeight& weight);
 /// values [rows, inputs] f32 = rows first .. first + rows - 1 of the weight, exact. `values` 16-byte aligned.
 void unpack_rows(const PackedWeight& weight, std::int64_t first, std::int64_t rows, float* values, Stream stream);
 
-/// y = alpha (a w^T + low v^T) + bias + addend + old y, or (transposed) y = alpha (a w + low v) + addend + old y, over rows first .. first + count - 1 of a weight
-/// that is block-quantised or bf16. a: bf16 rows [rows, inputs], transposed [rows, count].
+/// y = alpha (a w^T + low v^T) + bias + addend + old y, or (transposed) y = alpha (a w + low v) + addend + old y, over rows first .. first
+/// + count - 1 of a weight that is block-quantised or bf16. a: bf16 rows [rows, inputs], transposed [rows, count].
 struct WeightProduct {
   PackedWeight weight;
   std::int64_t first = 0, count = 0;  ///< first: a multiple of 16
@@ -41,8 +41,8 @@ struct WeightProduct {
   bool accumulate = false;
   // A second, thin product into the same sums (adapters): low [rows, low_depth] bf16 rows, zero up to their stride.
   Bf16Rows low;
-  std::int64_t low_depth = 0;           ///< 0: none
-  const std::uint16_t* v = nullptr;     ///< bf16 [count, v_stride], zero beyond low_depth; transposed [low_depth, v_stride]; 16-byte rows
+  std::int64_t low_depth = 0;        ///< 0: none
+  const std::uint16_t* v = nullptr;  ///< bf16 [count, v_stride], zero beyond low_depth; transposed [low_depth, v_stride]; 16-byte rows
   std::int64_t v_stride = 0;
 };
 /// Tensor cores, float32 accumulation, tiles of 128 x 128 (cuda/linear_tile.cu).
@@ -69,8 +69,8 @@ struct SoftmaxParts {
 };
 void softmax_parts(const SoftmaxParts& args, Stream stream);
 
-/// dlogits [rows, stride] bf16 = gradient alpha (onehot(target) - exp(alpha a w^T - log_sum_exp)) for classes first .. first + count - 1; 0 for
-/// rows with a negative target. Columns count .. stride - 1 are zero.
+/// dlogits [rows, stride] bf16 = gradient alpha (onehot(target) - exp(alpha a w^T - log_sum_exp)) for classes first .. first + count - 1; 0
+/// for rows with a negative target. Columns count .. stride - 1 are zero.
 struct LogitGradients {
   PackedWeight weight;
   std::int64_t first = 0, count = 0;

@@ -1,10 +1,9 @@
-// Dense products. One cuBLASLt call, f32 throughout (no TF32) or bf16 operands with float32 accumulation: 2 m n k FLOPs; see cuda/gemm.cu for
-// what bounds it. An f32 operand beside a bf16 one (a trained weight) is rounded to bf16 in scratch first: 6 bytes an element more, read and
-// written once. Bias, relu and gelu_tanh ride in the product's epilogue. The exact gelu, and a kept gelu_tanh argument whose rows are not
-// whole 16 bytes, take one more pass over c: 8 to 12 bytes an element, memory bound.
-#include "base/kernels/matmul.h"
-
+// Dense products. One cuBLASLt call, f32 throughout (no TF32) or bf16 operands with float32 accumulation: 2 m n k FLOPs; see cuda/gemm.cu
+// for what bounds it. An f32 operand beside a bf16 one (a trained weight) is rounded to bf16 in scratch first: 6 bytes an element more,
+// read and written once. Bias, relu and gelu_tanh ride in the product's epilogue. The exact gelu, and a kept gelu_tanh argument whose rows
+// are not whole 16 bytes, take one more pass over c: 8 to 12 bytes an element, memory bound.
 #include "base/kernels/elementwise.h"
+#include "base/kernels/matmul.h"
 #include "base/scalar_math.h"
 #include "cuda/gemm.h"
 #include "cuda/storage.cuh"
@@ -71,8 +70,10 @@ void run(const MatMul& args, Stream stream) {
   const std::int64_t batches = rank == 3 ? c.shape[0] : 1;
   if (rank == 3)
     for (const View* view : {&a, &b})
-      if (view->shape[0] != batches && view->shape[0] != 1) throw ShapeError("cuda: matmul: batches differ", "equal first extents, or 1 to share a matrix");
-  if (!in_bf16(args) && c.dtype == DType::bf16) throw ShapeError("cuda: matmul: f32 operands, bf16 result", "the result of f32 operands is f32");
+      if (view->shape[0] != batches && view->shape[0] != 1)
+        throw ShapeError("cuda: matmul: batches differ", "equal first extents, or 1 to share a matrix");
+  if (!in_bf16(args) && c.dtype == DType::bf16)
+    throw ShapeError("cuda: matmul: f32 operands, bf16 result", "the result of f32 operands is f32");
   require_scratch("matmul", args.scratch, scratch_bytes(args));
   char* scratch = args.scratch.as<char>();
   Gemm product;
@@ -94,7 +95,8 @@ void run(const MatMul& args, Stream stream) {
   product.alpha = static_cast<float>(args.alpha);
   product.beta = args.accumulate ? 1.0f : 0.0f;
   if (!args.bias.empty() && c.size() != 0)
-    product.bias = bias_bytes(args) != 0 ? as_bf16(args.bias, scratch + bf16_bytes(args, a) + bf16_bytes(args, b), stream).data : args.bias.data;
+    product.bias =
+        bias_bytes(args) != 0 ? as_bf16(args.bias, scratch + bf16_bytes(args, a) + bf16_bytes(args, b), stream).data : args.bias.data;
   const bool kept = !args.before_activation.empty();
   const bool separate = args.activation == Activation::gelu || (kept && (args.activation != Activation::gelu_tanh || product.n % 8 != 0));
   if (!separate) {
@@ -104,7 +106,8 @@ void run(const MatMul& args, Stream stream) {
   }
   if (kept && args.accumulate) {
     if (c.size() != 0)
-      EXPCTR_CUDA_CHECK(cudaMemcpyAsync(args.before_activation.data, c.data, dtype_bytes(c.dtype, c.size()), cudaMemcpyDeviceToDevice, native(stream)));
+      EXPCTR_CUDA_CHECK(
+          cudaMemcpyAsync(args.before_activation.data, c.data, dtype_bytes(c.dtype, c.size()), cudaMemcpyDeviceToDevice, native(stream)));
   }
   const View& argument = kept ? args.before_activation : c;
   product.c = argument.data;

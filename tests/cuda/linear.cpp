@@ -73,15 +73,32 @@ void append_values(std::vector<float>& values, const std::vector<unsigned char>&
 std::vector<float> block_values(DType dtype, const std::vector<unsigned char>& bytes) {
   std::vector<float> values;
   switch (dtype) {
-    case DType::q4_0: append_values<BlockQ4_0>(values, bytes, 32); break;
-    case DType::q4_1: append_values<BlockQ4_1>(values, bytes, 32); break;
-    case DType::q5_0: append_values<BlockQ5_0>(values, bytes, 32); break;
-    case DType::q5_1: append_values<BlockQ5_1>(values, bytes, 32); break;
-    case DType::q8_0: append_values<BlockQ8_0>(values, bytes, 32); break;
-    case DType::q4_k: append_values<BlockQ4_K>(values, bytes, 256); break;
-    case DType::q5_k: append_values<BlockQ5_K>(values, bytes, 256); break;
-    case DType::q6_k: append_values<BlockQ6_K>(values, bytes, 256); break;
-    default: FAIL("no block format");
+    case DType::q4_0:
+      append_values<BlockQ4_0>(values, bytes, 32);
+      break;
+    case DType::q4_1:
+      append_values<BlockQ4_1>(values, bytes, 32);
+      break;
+    case DType::q5_0:
+      append_values<BlockQ5_0>(values, bytes, 32);
+      break;
+    case DType::q5_1:
+      append_values<BlockQ5_1>(values, bytes, 32);
+      break;
+    case DType::q8_0:
+      append_values<BlockQ8_0>(values, bytes, 32);
+      break;
+    case DType::q4_k:
+      append_values<BlockQ4_K>(values, bytes, 256);
+      break;
+    case DType::q5_k:
+      append_values<BlockQ5_K>(values, bytes, 256);
+      break;
+    case DType::q6_k:
+      append_values<BlockQ6_K>(values, bytes, 256);
+      break;
+    default:
+      FAIL("no block format");
   }
   return values;
 }
@@ -186,7 +203,8 @@ TEST_CASE("frozen products and their gradient: every weight format, mode and sto
                 const std::uint32_t f = bits_of_float(w.back());
                 const int exponent = static_cast<int>((f >> 23) & 255) - 112;
                 if (exponent <= 0) w.back() = 0;
-                bits = static_cast<std::uint16_t>((exponent <= 0 ? 0u : (f >> 16 & 0x8000u) | static_cast<std::uint32_t>(exponent) << 10 | (f >> 13 & 0x3FFu)));
+                bits = static_cast<std::uint16_t>(
+                    (exponent <= 0 ? 0u : (f >> 16 & 0x8000u) | static_cast<std::uint32_t>(exponent) << 10 | (f >> 13 & 0x3FFu)));
               }
               bytes.push_back(static_cast<unsigned char>(bits & 255));
               bytes.push_back(static_cast<unsigned char>(bits >> 8));
@@ -195,7 +213,8 @@ TEST_CASE("frozen products and their gradient: every weight format, mode and sto
         }
         const ComputeMode operand_rounding = storage == DType::bf16 ? ComputeMode::bf16 : mode;
         const std::vector<float> x = random_floats(rows * inputs, 2), dy = random_floats(rows * outputs, 4),
-                                 old = rounded(random_floats(rows * inputs, 5), storage == DType::bf16 ? ComputeMode::bf16 : ComputeMode::f32),
+                                 old = rounded(random_floats(rows * inputs, 5),
+                                               storage == DType::bf16 ? ComputeMode::bf16 : ComputeMode::f32),
                                  wr = rounded(w, mode), xr = rounded(x, operand_rounding), dr = rounded(dy, operand_rounding),
                                  b = rounded(random_floats(outputs, 3), ComputeMode::bf16);
         const Packed packed(DeviceTensor(dtype, {outputs, inputs}, bytes.data()), mode);
@@ -297,7 +316,8 @@ TEST_CASE("head and cross-entropy: packed weights, trained head and bf16 activat
                                          {DType::q4_k, DType::f32, ComputeMode::f32, 9, 256, 50},
                                          {DType::q4_1, DType::bf16, ComputeMode::bf16, 3, 32, 8210}}) {
     const auto [dtype, storage, mode, rows, inputs, classes] = c;
-    const std::string what = std::string(dtype_name(dtype)) + " " + dtype_name(storage) + (mode == ComputeMode::bf16 ? " bf16 " : " f32 ") + std::to_string(classes);
+    const std::string what = std::string(dtype_name(dtype)) + " " + dtype_name(storage) + (mode == ComputeMode::bf16 ? " bf16 " : " f32 ") +
+                             std::to_string(classes);
     CAPTURE(what);
     const bool bf16 = mode == ComputeMode::bf16 || storage == DType::bf16;
     std::vector<float> w;
@@ -308,14 +328,18 @@ TEST_CASE("head and cross-entropy: packed weights, trained head and bf16 activat
     } else {
       w = rounded(random_floats(classes * inputs, 1), bf16 ? ComputeMode::bf16 : mode);
     }
-    const Packed packed(is_quantised(dtype) ? DeviceTensor(dtype, {classes, inputs}, bytes.data()) : DeviceTensor(w, {classes, inputs}), mode);
-    const std::vector<float> x = rounded(random_floats(rows * inputs, 2), bf16 ? ComputeMode::bf16 : mode), gradient = random_floats(rows, 3),
-                             old = rounded(random_floats(rows * inputs, 4), bf16 ? ComputeMode::bf16 : mode), old_w = random_floats(classes * inputs, 6);
+    const Packed packed(is_quantised(dtype) ? DeviceTensor(dtype, {classes, inputs}, bytes.data()) : DeviceTensor(w, {classes, inputs}),
+                        mode);
+    const std::vector<float> x = rounded(random_floats(rows * inputs, 2), bf16 ? ComputeMode::bf16 : mode),
+                             gradient = random_floats(rows, 3),
+                             old = rounded(random_floats(rows * inputs, 4), bf16 ? ComputeMode::bf16 : mode),
+                             old_w = random_floats(classes * inputs, 6);
     std::vector<std::int32_t> targets = random_ids(rows, 5, 0, static_cast<std::int32_t>(classes));
     targets[1] = -1;
     targets[2] = static_cast<std::int32_t>(classes) - 1;
-    const DeviceTensor xt = stored(x, {rows, inputs}, storage), tt(targets, {rows}), p = DeviceTensor::output({rows}), s = DeviceTensor::output({rows}),
-                       g(gradient, {rows}), dx = stored(old, {rows, inputs}, storage), dw(old_w, {classes, inputs});
+    const DeviceTensor xt = stored(x, {rows, inputs}, storage), tt(targets, {rows}), p = DeviceTensor::output({rows}),
+                       s = DeviceTensor::output({rows}), g(gradient, {rows}), dx = stored(old, {rows, inputs}, storage),
+                       dw(old_w, {classes, inputs});
     launch(LinearCrossEntropyForward{packed.weight, 1.25, xt, tt, p, s, {}, {}});
     launch(LinearCrossEntropyBackward{packed.weight, 1.25, xt, tt, s, g, dx, {}, dw});
     std::vector<double> want_p(rows), want_dx(old.begin(), old.end()), want_dw(old_w.begin(), old_w.end());

@@ -56,21 +56,22 @@ TEST_CASE("adapters beside a packed or dense weight: values and gradients, one a
     std::int64_t rows, adapters, rank;
     float probability;
   };
-  for (const Case& c : std::vector<Case>{{DType::q8_0, ComputeMode::bf16, DType::bf16, 40, 1, 8, 0},   // in the tiled kernel
+  for (const Case& c : std::vector<Case>{{DType::q8_0, ComputeMode::bf16, DType::bf16, 40, 1, 8, 0},  // in the tiled kernel
                                          {DType::q8_0, ComputeMode::bf16, DType::bf16, 140, 3, 4, 0},
                                          {DType::q8_0, ComputeMode::bf16, DType::f32, 40, 2, 3, 0.25f},
-                                         {DType::q8_0, ComputeMode::bf16, DType::bf16, 5, 2, 8, 0},    // few rows
+                                         {DType::q8_0, ComputeMode::bf16, DType::bf16, 5, 2, 8, 0},      // few rows
                                          {DType::f32, ComputeMode::bf16, DType::bf16, 33, 1, 8, 0.25f},  // the library
                                          {DType::q8_0, ComputeMode::f32, DType::f32, 20, 2, 4, 0.5f},
                                          {DType::q8_0, ComputeMode::f32, DType::bf16, 20, 1, 4, 0}}) {
     const std::int64_t inputs = 64, outputs = 72, rows = c.rows, rank = c.rank;
     const bool bf16 = c.mode == ComputeMode::bf16;
-    const std::string what = std::string(dtype_name(c.weight)) + (bf16 ? " bf16 " : " f32 ") + dtype_name(c.storage) + " rows " + std::to_string(rows) +
-                             " adapters " + std::to_string(c.adapters);
+    const std::string what = std::string(dtype_name(c.weight)) + (bf16 ? " bf16 " : " f32 ") + dtype_name(c.storage) + " rows " +
+                             std::to_string(rows) + " adapters " + std::to_string(c.adapters);
     CAPTURE(what);
     std::vector<float> w;
     const std::vector<BlockQ8_0> blocks = blocks_of(outputs * inputs, w);
-    const DeviceTensor source = c.weight == DType::q8_0 ? DeviceTensor(DType::q8_0, {outputs, inputs}, blocks.data()) : DeviceTensor(w, {outputs, inputs});
+    const DeviceTensor source =
+        c.weight == DType::q8_0 ? DeviceTensor(DType::q8_0, {outputs, inputs}, blocks.data()) : DeviceTensor(w, {outputs, inputs});
     PackedWeight weight;
     weight.outputs = outputs;
     weight.inputs = inputs;
@@ -91,13 +92,15 @@ TEST_CASE("adapters beside a packed or dense weight: values and gradients, one a
     const double scale = 1.5;
     const DeviceTensor xt = stored(x, {rows, inputs}, c.storage), at(a, {c.adapters, rank, inputs}), bt(b, {c.adapters, outputs, rank}),
                        it(ids, {rows}), st(samples, {rows}), biases(bias, {outputs}), y = DeviceTensor::output({rows, outputs}, c.storage),
-                       low = DeviceTensor::output({rows, rank}), g = stored(dy, {rows, outputs}, c.storage), dx = stored(old, {rows, inputs}, c.storage),
-                       da(std::vector<float>(a.size(), 0.5f), {c.adapters, rank, inputs}), db(std::vector<float>(b.size(), 0.25f), {c.adapters, outputs, rank});
+                       low = DeviceTensor::output({rows, rank}), g = stored(dy, {rows, outputs}, c.storage),
+                       dx = stored(old, {rows, inputs}, c.storage), da(std::vector<float>(a.size(), 0.5f), {c.adapters, rank, inputs}),
+                       db(std::vector<float>(b.size(), 0.25f), {c.adapters, outputs, rank});
     LoraDropout dropout{c.probability, 11, 22, 3, 4, st};
     const View id_view = with_ids ? it.view() : View{};
     launch(LinearLoraForward{weight, scale, dropout, xt, biases, at, bt, id_view, y, low});
     launch(LinearLoraBackward{weight, scale, dropout, xt, at, bt, id_view, low, g, dx, da, db});
-    std::vector<double> want(rows * outputs), want_low(rows * rank), want_dx(old.begin(), old.end()), want_da(a.size(), 0.5), want_db(b.size(), 0.25);
+    std::vector<double> want(rows * outputs), want_low(rows * rank), want_dx(old.begin(), old.end()), want_da(a.size(), 0.5),
+        want_db(b.size(), 0.25);
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int64_t id = ids[r];
       std::vector<double> mask(inputs, 1.0), input(inputs), du(rank);

@@ -69,10 +69,14 @@ std::vector<float> rounded(std::vector<float> values) {
 
 double activated(Activation activation, double x) {
   switch (activation) {
-    case Activation::none: return x;
-    case Activation::relu: return std::max(x, 0.0);
-    case Activation::gelu_tanh: return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-    case Activation::gelu: return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+    case Activation::none:
+      return x;
+    case Activation::relu:
+      return std::max(x, 0.0);
+    case Activation::gelu_tanh:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case Activation::gelu:
+      return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
   }
   return x;
 }
@@ -100,7 +104,8 @@ TEST_CASE("bf16 storage, shared matrices, bias and activations in the product") 
             if (narrow) a = rounded(a), b = rounded(b);
             if (narrow_result) old = rounded(old);
             const DeviceTensor at = stored(a, {batches_a, m, k}, storage.a), bt = stored(b, {batches_b, k, n}, storage.b),
-                               c = stored(old, {batches, m, n}, storage.c), z = DeviceTensor::output({batches, m, n}, storage.c), biases(bias, {n});
+                               c = stored(old, {batches, m, n}, storage.c), z = DeviceTensor::output({batches, m, n}, storage.c),
+                               biases(bias, {n});
             MatMul args{1, false, false, accumulate, at, bt, c};
             if (with_bias) args.bias = biases;
             args.activation = activation;
@@ -124,7 +129,8 @@ TEST_CASE("bf16 storage, shared matrices, bias and activations in the product") 
 }
 
 TEST_CASE("no products to add: bias and activation alone") {
-  const DeviceTensor a(std::vector<float>{}, {2, 0}), b(std::vector<float>{}, {0, 8}), bias(random_floats(8, 1), {8}), c = DeviceTensor::output({2, 8});
+  const DeviceTensor a(std::vector<float>{}, {2, 0}), b(std::vector<float>{}, {0, 8}), bias(random_floats(8, 1), {8}),
+      c = DeviceTensor::output({2, 8});
   MatMul args{1, false, false, false, a, b, c};
   args.bias = bias;
   args.activation = Activation::gelu_tanh;

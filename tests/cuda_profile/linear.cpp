@@ -48,8 +48,8 @@ TEST_CASE("tiled product with packed weights: bytes, tensor work, banks") {
           capability,
           [&] {
             const Packed packed(dtype, outputs, inputs);
-            const DeviceTensor x = bf16_zeros({rows, inputs}), y = DeviceTensor::output({rows, outputs}, DType::bf16), dx = bf16_zeros({rows, inputs}),
-                               dy = bf16_zeros({rows, outputs});
+            const DeviceTensor x = bf16_zeros({rows, inputs}), y = DeviceTensor::output({rows, outputs}, DType::bf16),
+                               dx = bf16_zeros({rows, inputs}), dy = bf16_zeros({rows, outputs});
             launch(LinearFrozen{packed.weight, x, {}, y});
             launch(LinearFrozenBackward{packed.weight, dy, dx, {}});
           },
@@ -87,8 +87,9 @@ TEST_CASE("few rows: the packed weight is read once, in whole sectors") {
       const KernelLaunch kernel = profile.only("decode_kernel");
       const double weight = static_cast<double>(cuda::packed_weight_bytes(outputs, inputs, dtype, ComputeMode::bf16));
       // What 256 elements share is asked for once a unit, q8_0's scales twice a unit.
-      const double units = static_cast<double>(outputs) * inputs / 32,
-                   shared = dtype == DType::q8_0 ? 2 * units : dtype == DType::q4_k || dtype == DType::q6_k ? 4 * units : 0;
+      const double units = static_cast<double>(outputs) * inputs / 32, shared = dtype == DType::q8_0                           ? 2 * units
+                                                                                : dtype == DType::q4_k || dtype == DType::q6_k ? 4 * units
+                                                                                                                               : 0;
       CHECK(kernel.requested_bytes() <= 1.05 * weight + shared + 2.0 * rows * (inputs * kernel.blocks + outputs));
       CHECK(kernel.compulsory_bytes() <= 1.02 * weight + 2.0 * rows * (inputs + outputs));
       CHECK(kernel.bank_conflict_share() < 0.05);

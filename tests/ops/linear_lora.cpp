@@ -14,8 +14,11 @@ const DropoutKey key{5, 3, 2};
 /// The kernel's mask, written out: element c of the row named `sample`.
 double kept(double probability, std::int32_t sample, std::int64_t c) {
   if (probability == 0.0) return 1.0;
-  const RandomBits bits = philox(random_key(key.seed, "dropout"), {key.step, static_cast<std::uint32_t>(sample), static_cast<std::uint32_t>(c / 4), key.channel});
-  return uniform_float(bits.word[c % 4]) >= static_cast<float>(probability) ? 1.0 / (1.0 - static_cast<double>(static_cast<float>(probability))) : 0.0;
+  const RandomBits bits = philox(random_key(key.seed, "dropout"),
+                                 {key.step, static_cast<std::uint32_t>(sample), static_cast<std::uint32_t>(c / 4), key.channel});
+  return uniform_float(bits.word[c % 4]) >= static_cast<float>(probability)
+             ? 1.0 / (1.0 - static_cast<double>(static_cast<float>(probability)))
+             : 0.0;
 }
 
 /// x, w, bias, a, b -> y; row r uses adapter ids[r].
@@ -28,11 +31,13 @@ std::vector<double> plain_lora(std::span<const Operand> in, const std::vector<st
     const std::int64_t id = ids[static_cast<std::size_t>(r)];
     for (std::int64_t j = 0; id >= 0 && j < rank; ++j)
       for (std::int64_t i = 0; i < inputs; ++i)
-        low[static_cast<std::size_t>(j)] += x.values[r * inputs + i] * kept(probability, static_cast<std::int32_t>(100 + r), i) * a.values[(id * rank + j) * inputs + i];
+        low[static_cast<std::size_t>(j)] +=
+            x.values[r * inputs + i] * kept(probability, static_cast<std::int32_t>(100 + r), i) * a.values[(id * rank + j) * inputs + i];
     for (std::int64_t o = 0; o < outputs; ++o) {
       double sum = bias.values[o];
       for (std::int64_t i = 0; i < inputs; ++i) sum += x.values[r * inputs + i] * w.values[o * inputs + i];
-      for (std::int64_t j = 0; id >= 0 && j < rank; ++j) sum += scale * low[static_cast<std::size_t>(j)] * b.values[(id * outputs + o) * rank + j];
+      for (std::int64_t j = 0; id >= 0 && j < rank; ++j)
+        sum += scale * low[static_cast<std::size_t>(j)] * b.values[(id * outputs + o) * rank + j];
       y.push_back(sum);
     }
   }
@@ -48,8 +53,13 @@ OP_CASES(linear_lora) {
     bool with_ids;
     double probability;
   };
-  for (const Case& c : {Case{1, 1, 1, 1, 1, false, 0.0}, {0, 3, 2, 1, 2, false, 0.0}, {7, 13, 9, 1, 3, false, 0.0}, {7, 13, 9, 1, 3, false, 0.25},
-                        {9, 6, 5, 3, 2, true, 0.0}, {9, 6, 5, 3, 2, true, 0.5}, {20, 33, 17, 2, 8, true, 0.1}}) {
+  for (const Case& c : {Case{1, 1, 1, 1, 1, false, 0.0},
+                        {0, 3, 2, 1, 2, false, 0.0},
+                        {7, 13, 9, 1, 3, false, 0.0},
+                        {7, 13, 9, 1, 3, false, 0.25},
+                        {9, 6, 5, 3, 2, true, 0.0},
+                        {9, 6, 5, 3, 2, true, 0.5},
+                        {20, 33, 17, 2, 8, true, 0.1}}) {
     std::vector<std::int32_t> ids, samples;
     for (std::int64_t r = 0; r < c.rows; ++r) {
       ids.push_back(c.with_ids ? static_cast<std::int32_t>((r * 5 + r / 3) % (c.adapters + 1)) - 1 : 0);  // runs and changes, -1 among them
@@ -63,14 +73,17 @@ OP_CASES(linear_lora) {
          parameter(uniform({c.adapters, c.outputs, c.rank}, -1.0, 1.0, 5)), integers({c.rows}, ids),
          integers({c.rows}, samples)},
         [=](std::span<const Tensor> in) {
-          return linear_lora(in[0], FrozenWeight(in[1]), in[2], in[3], in[4], scale, c.with_ids ? in[5] : Tensor(), {c.probability, in[6], key});
+          return linear_lora(in[0], FrozenWeight(in[1]), in[2], in[3], in[4], scale, c.with_ids ? in[5] : Tensor(),
+                             {c.probability, in[6], key});
         },
         [=](std::span<const Operand> in) { return plain_lora(in, ids, c.probability); }, std::max({c.rows, c.inputs, c.outputs}) + c.rank);
     added.float64 = false;
     added.magnitude = 4.0;
   }
   add_error(
-      [] { linear_lora(Tensor::zeros({2, 3}), FrozenWeight(Tensor::zeros({5, 3})), {}, Tensor::zeros({2, 4}), Tensor::zeros({5, 2}), 1.0); },
+      [] {
+        linear_lora(Tensor::zeros({2, 3}), FrozenWeight(Tensor::zeros({5, 3})), {}, Tensor::zeros({2, 4}), Tensor::zeros({5, 2}), 1.0);
+      },
       "linear_lora: a is [1, 2, 4], b [1, 5, 2], the weight [5, 3]");
   add_error(
       [] {
