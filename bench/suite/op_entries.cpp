@@ -95,19 +95,6 @@ OpAtSize linear_at_size(const OpPlace& place) {
           [weight](Operands in) { return linear_frozen(in[0], weight); }};
 }
 
-OpAtSize linear_lora_at_size(const OpPlace& place) {
-  const std::int64_t rows = scaled(place, 4096), outputs = 1536, rank = 8;
-  const double flops = 2.0 * static_cast<double>(rows * (outputs * width + rank * (outputs + width)));
-  const double bytes = activation_bytes(place) * static_cast<double>(rows * (outputs + width) + outputs * width);
-  const FrozenWeight weight(activation({place.device, DType::f32, 1}, "w", {outputs, width}), mode_of(place));
-  return {fmt::format("{}x{}x{}, rank {}", rows, outputs, width, rank),
-          {bytes, flops},
-          {bytes, flops + 2.0 * 3 * static_cast<double>(rows * rank * (outputs + width))},
-          {trained(activation(place, "x", {rows, width})), trained(parameter(place, "a", {1, rank, width})),
-           trained(parameter(place, "b", {1, outputs, rank}))},
-          [weight](Operands in) { return linear_lora(in[0], weight, {}, in[1], in[2], 2.0); }};
-}
-
 OpAtSize head_at_size(const OpPlace& place) {
   const std::int64_t rows = scaled(place, 2048), classes = place.scale < 1 ? 1024 : vocabulary;
   const double flops = 2.0 * static_cast<double>(rows * classes * width);
@@ -274,7 +261,6 @@ std::vector<OpEntry> op_table() {
   });
   add("matmul", matmul_at_size);
   add("linear_frozen", linear_at_size).float64 = false;
-  add("linear_lora", linear_lora_at_size).float64 = false;
   add("linear_cross_entropy", head_at_size).float64 = false;
   add("linear_lora", lora_at_size).float64 = false;
   add("attention", attention_at_size).float64 = false;

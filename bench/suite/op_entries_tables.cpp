@@ -148,14 +148,6 @@ OpAtSize top_k_at_size(const OpPlace& place) {
   return on_rows(place, items, {trained(activation(place, "scores", {users, items}))}, 1, 1, [](Operands in) { return top_k(in[0], 20).values; });
 }
 
-OpAtSize where_at_size(const OpPlace& place) {
-  std::vector<float> mask;
-  for (std::int64_t i = 0; i < scaled(place, 8192) * 576; ++i) mask.push_back(static_cast<float>((i * 7 / 3) % 2));
-  const Tensor at = stored(Tensor::of(mask, {scaled(place, 8192), 576}, cpu_device), place.dtype, place.device);
-  return on_rows(place, 576, {rows_of(place, 8192, 576), rows_of(place, 8192, 576, "b"), at}, 4, 6,
-                 [](Operands in) { return where(in[2], in[0], in[1]); });
-}
-
 Tensor zeros_like_parameter(const OpPlace& place, const Shape& shape) {
   return Tensor::zeros(shape, parameter(place, "p", {1}).dtype(), place.device);
 }
@@ -222,7 +214,6 @@ std::vector<OpEntry> table_op_entries() {
     return extreme_at_size(
         p, [](Operands in) { return argmax(in[0]); }, 0);
   });
-  add("where", where_at_size);
   add("top_k", top_k_at_size);
   add("segment_sum", [](const OpPlace& p) { return segments_at_size(p, false); });
   add("segment_max", [](const OpPlace& p) { return segments_at_size(p, true); });
