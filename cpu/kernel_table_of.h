@@ -21,7 +21,7 @@ void exp_array(const float* x, std::int64_t n, float* y) {
 template <class V>
 constexpr KernelTable kernel_table_of() {
   return {V::tile_rows,    V::fused_rows,  gemm_panel<V>,     quantised_rows<V>,     transpose<V>, unpack_panel<V>,
-          softmax_part<V>, softmax_row<V>, attention_rows<V>, attention_gradient<V>, exp_array<V>};
+          softmax_part<V>, softmax_row<V>, attention_rows<V>, attention_gradient<V>, exp_array<V>, softmax_tile<V>};
 }
 
 }  // namespace expctr::cpu

@@ -2,7 +2,6 @@
 // counts, means and squared deviations are combined pairwise in a fixed order (Chan, Golub, LeVeque 1983). Then one read and one write:
 // 12 bytes an element in f32, half of it in bf16; backward 24 (x and dy twice, dx read and written). A handful of FLOPs: bound by memory.
 #include "base/kernels/batch_norm.h"
-
 #include "cuda/columns.cuh"
 
 namespace expctr::cuda {
@@ -23,7 +22,7 @@ struct StatisticsFold {
   }
   /// state: terms, first element, sum of differences, sum of squared differences.
   template <int Size>
-  __device__ __forceinline__ void add(const Nothing&, std::int64_t at, float (&state)[values][Size]) const {
+  __device__ __forceinline__ void add(const Nothing&, std::int64_t, std::int64_t at, float (&state)[values][Size]) const {
     float x_here[Size];
     load_columns(x + at, x_here);
 #pragma unroll
@@ -44,7 +43,8 @@ struct StatisticsFold {
       return;
     }
     const float n = into[0] + other[0], mean_in = into[1] + into[2] / into[0], mean_other = other[1] + other[2] / other[0];
-    const float squares_in = fmaxf(into[3] - into[2] * (into[2] / into[0]), 0.0f), squares_other = fmaxf(other[3] - other[2] * (other[2] / other[0]), 0.0f);
+    const float squares_in = fmaxf(into[3] - into[2] * (into[2] / into[0]), 0.0f),
+                squares_other = fmaxf(other[3] - other[2] * (other[2] / other[0]), 0.0f);
     const float difference = mean_other - mean_in;
     into[1] = mean_in + difference * (other[0] / n);  // the new first element is the mean, so that its sum is 0
     into[2] = 0.0f;
@@ -126,7 +126,7 @@ struct GradientFold {
     return p;
   }
   template <int Size>
-  __device__ __forceinline__ void add(const Parameters<Size>& p, std::int64_t at, float (&state)[values][Size]) const {
+  __device__ __forceinline__ void add(const Parameters<Size>& p, std::int64_t, std::int64_t at, float (&state)[values][Size]) const {
     float x_here[Size], dy_here[Size];
     load_columns(x + at, x_here);
     load_columns(dy + at, dy_here);
@@ -197,7 +197,8 @@ ColumnPlan forward_plan(const BatchNormForward& a) {
 }
 /// The scratch is not among the pointers: its size is asked for before it is there. It is 16-byte aligned like every tensor.
 ColumnPlan backward_plan(const BatchNormBackward& a) {
-  return plan_columns(a.x.rows(), a.x.width(), a.x.dtype, {a.x.data, a.dy.data, a.dx.data, a.gain.data, a.mean.data, a.inverse_deviation.data});
+  return plan_columns(a.x.rows(), a.x.width(), a.x.dtype,
+                      {a.x.data, a.dy.data, a.dx.data, a.gain.data, a.mean.data, a.inverse_deviation.data});
 }
 
 /// An empty batch has no statistics: it uses the running ones.
@@ -232,7 +233,8 @@ void run(const BatchNormForward& args, Stream stream) {
           epsilon, width, args.running_mean.as<float>(), args.running_variance.as<float>(), mean, inverse_deviation);
       check_launch("batch_norm");
     }
-    map_columns<T>("batch_norm", plan, Normalise<T>{args.x.as<T>(), args.gain.as<float>(), args.bias.as<float>(), mean, inverse_deviation, args.y.as<T>()},
+    map_columns<T>("batch_norm", plan,
+                   Normalise<T>{args.x.as<T>(), args.gain.as<float>(), args.bias.as<float>(), mean, inverse_deviation, args.y.as<T>()},
                    stream);
   });
 }
@@ -256,12 +258,14 @@ void run(const BatchNormBackward& args, Stream stream) {
   with_storage(args.x.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const T *x = args.x.as<T>(), *dy = args.dy.as<T>();
-    reduce_columns<T>("batch_norm_backward", plan, GradientFold<T>{x, dy, mean, inverse_deviation},
-                      StoreGradients{args.training, static_cast<float>(plan.rows), mean_dy, mean_dy_n, args.dgain.as<float>(), args.dbias.as<float>()},
-                      partials, stream);
+    reduce_columns<T>(
+        "batch_norm_backward", plan, GradientFold<T>{x, dy, mean, inverse_deviation},
+        StoreGradients{args.training, static_cast<float>(plan.rows), mean_dy, mean_dy_n, args.dgain.as<float>(), args.dbias.as<float>()},
+        partials, stream);
     if (args.dx.empty()) return;
     map_columns<T>("batch_norm_backward", plan,
-                   NormaliseBackward<T>{x, dy, args.gain.as<float>(), mean, inverse_deviation, mean_dy, mean_dy_n, args.dx.as<T>()}, stream);
+                   NormaliseBackward<T>{x, dy, args.gain.as<float>(), mean, inverse_deviation, mean_dy, mean_dy_n, args.dx.as<T>()},
+                   stream);
   });
 }
 

@@ -2,7 +2,6 @@
 // neighbouring threads neighbouring addresses. Sums add in float in one order. Backward of the sum: a thread owns 16 bytes of a row and
 // finds the row's segment by bisection. All bound by memory.
 #include "base/kernels/segment.h"
-
 #include "cuda/columns.cuh"
 
 namespace expctr::cuda {

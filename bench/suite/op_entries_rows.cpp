@@ -20,7 +20,8 @@ using Operation = std::function<Tensor(Operands)>;
 constexpr std::int64_t width = 576, vocabulary = 49152, batch_length = 64;
 
 /// An op on x [rows, columns] in front of `others`; `reads` and `moves`: how often forward and backward move that many elements.
-OpAtSize on_matrix(const OpPlace& place, std::int64_t rows, std::int64_t columns, double reads, double moves, std::vector<Tensor> others, Operation run) {
+OpAtSize on_matrix(const OpPlace& place, std::int64_t rows, std::int64_t columns, double reads, double moves, std::vector<Tensor> others,
+                   Operation run) {
   std::vector<Tensor> operands = {trained(activation(place, "x", {rows, columns}))};
   for (Tensor& other : others) operands.push_back(std::move(other));
   const double bytes = activation_bytes(place) * static_cast<double>(rows * columns);
@@ -38,8 +39,8 @@ Tensor equal_offsets(const OpPlace& place, std::int64_t rows, std::int64_t lengt
 
 OpAtSize batch_norm_at_size(const OpPlace& place) {
   return on_hidden(place, 3, 6,
-                   {trained(parameter(place, "gain", {width}, 0.5, 1.5)), trained(parameter(place, "bias", {width})), parameter(place, "mean", {width}),
-                    parameter(place, "variance", {width}, 0.5, 1.5)},
+                   {trained(parameter(place, "gain", {width}, 0.5, 1.5)), trained(parameter(place, "bias", {width})),
+                    parameter(place, "mean", {width}), parameter(place, "variance", {width}, 0.5, 1.5)},
                    [](Operands in) { return batch_norm(in[0], in[1], in[2], in[3].clone(), in[4].clone(), {.training = true}); });
 }
 
@@ -90,13 +91,16 @@ void add_row_ops(std::vector<OpEntry>& table) {
   add("softmax", [](const OpPlace& p) { return on_logits(p, 2, 4, [](Operands in) { return softmax(in[0], {}, 4.0); }); });
   add("log_softmax", [](const OpPlace& p) { return on_logits(p, 2, 4, [](Operands in) { return log_softmax(in[0]); }); });
   add("concat", [](const OpPlace& p) {
-    return on_hidden(p, 4, 6, {trained(activation(p, "y", {scaled(p, 8192), width}))}, [](Operands in) { return concat({in[0], in[1]}, 1); });
+    return on_hidden(p, 4, 6, {trained(activation(p, "y", {scaled(p, 8192), width}))}, [](Operands in) {
+      return concat({in[0], in[1]}, 1);
+    });
   });
   add("slice", [](const OpPlace& p) { return on_hidden(p, 1, 1.5, {}, [](Operands in) { return slice(in[0], 1, 64, width / 2); }); });
   add("take_along", take_at_size);
   add("scatter_rows", scatter_at_size);
   add("pad_rows", [](const OpPlace& p) {
-    return on_hidden(p, 3, 3, {equal_offsets(p, scaled(p, 8192), 32)}, [](Operands in) { return pad_rows(in[0], in[1], batch_length, PadSide::end); });
+    return on_hidden(p, 3, 3, {equal_offsets(p, scaled(p, 8192), 32)},
+                     [](Operands in) { return pad_rows(in[0], in[1], batch_length, PadSide::end); });
   });
   add("pack_rows", pack_at_size);
   add("top_k", [](const OpPlace& p) { return on_logits(p, 1, 0, [](Operands in) { return top_k(in[0], 50).values; }); });

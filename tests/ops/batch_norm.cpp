@@ -52,7 +52,8 @@ OP_CASES(batch_norm) {
   for (const bool training : {true, false}) {
     for (const auto& [rows, width] : {std::pair{1, 3}, {2, 1}, {3, 7}, {0, 8}, {77, 36}, {1500, 5}, {700, 80}, {33, 130}}) {
       const std::string label = std::string(training ? "training " : "evaluation ") + Shape{rows, width}.text();
-      std::vector<Operand> operands = {uniform({rows, width}, 1.0, 3.0), constant(uniform({width}, -0.5, 0.5, 3)), constant(uniform({width}, 0.25, 1.0, 4))};
+      std::vector<Operand> operands = {uniform({rows, width}, 1.0, 3.0), constant(uniform({width}, -0.5, 0.5, 3)),
+                                       constant(uniform({width}, 0.25, 1.0, 4))};
       for (const auto& [gain, bias] : {std::pair{true, true}, {false, false}, {true, false}, {false, true}}) {
         if (gain != bias && rows != 77) continue;
         std::vector<Operand> all = operands;
@@ -94,9 +95,16 @@ OP_CASES(batch_norm) {
       [](std::span<const Tensor> in) { return batch_norm_of(in, true, false, false); },
       [](std::span<const Operand> in) { return plain_batch_norm(in, true, false, false); })
       .magnitude = 1000.0;
-  add_error([] { batch_norm(Tensor::zeros({3, 7}), Tensor::zeros({6}), {}, Tensor::zeros({7}), Tensor::zeros({7}), {}); },
-            "batch_norm: gain is [6], expected [7]");
-  add_error([] { batch_norm(Tensor::zeros({3, 7}), {}, {}, Tensor::zeros({7}), Tensor::zeros({7}, DType::f64), {}); },
-            "batch_norm: running_variance is f64 on cpu, x is f32 on cpu");
-  add_error([] { batch_norm(Tensor::zeros({3}), {}, {}, Tensor::zeros({3}), Tensor::zeros({3}), {}); }, "batch_norm: x is [3], expected 2 axes");
+  add_error(
+      [] {
+        batch_norm(Tensor::zeros({3, 7}), Tensor::zeros({6}), {}, Tensor::zeros({7}), Tensor::zeros({7}), {});
+      },
+      "batch_norm: gain is [6], expected [7]");
+  add_error(
+      [] {
+        batch_norm(Tensor::zeros({3, 7}), {}, {}, Tensor::zeros({7}), Tensor::zeros({7}, DType::f64), {});
+      },
+      "batch_norm: running_variance is f64 on cpu, x is f32 on cpu");
+  add_error([] { batch_norm(Tensor::zeros({3}), {}, {}, Tensor::zeros({3}), Tensor::zeros({3}), {}); },
+            "batch_norm: x is [3], expected 2 axes");
 }
