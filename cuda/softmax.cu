@@ -1,9 +1,9 @@
-// Softmax over rows. A row is read once into registers (a warp a row up to 256 packets of 16 bytes, 256 threads up to 2,048), reduced there
-// and written once: 8 bytes an element in f32, 4 in bf16. Wider rows take 512 threads, which hold 12 packets each (bf16: 8) in registers
-// and 20 in 160 KiB of shared memory, together 65,536 columns of f32 or 114,688 of bf16; what does not fit, and rows that are not whole
-// packets and longer than 128 of them, is read again. Sums relative to a running maximum: Milakov and Gimelshein 2018. Two exponentials an
-// element: bound by memory. Backward holds y and dy, so fewer columns (45,056 of f32: at 49,152 columns 8 % of them are read twice; 73,728
-// of bf16); 16 bytes an element in f32. Masks add a byte an entry.
+// Softmax over rows. A row is read once into registers (a warp a row up to 256 packets of 16 bytes, 256 threads up to 2,048, or 1,024 of
+// bf16), reduced there and written once: 8 bytes an element in f32, 4 in bf16. Wider rows take 512 threads, which hold 12 packets each
+// (bf16: 8) in registers and 20 in 160 KiB of shared memory, together 65,536 columns of f32 or 114,688 of bf16; what does not fit, and rows
+// that are not whole packets and longer than 128 of them, is read again. Sums relative to a running maximum: Milakov and Gimelshein 2018.
+// Two exponentials an element: bound by memory. Backward holds y and dy, so fewer columns (45,056 of f32: at 49,152 columns 8 % of them are
+// read twice; 73,728 of bf16); 16 bytes an element in f32. Masks add a byte an entry.
 #include "base/kernels/softmax.h"
 #include "cuda/elements.cuh"
 #include "cuda/online_softmax.cuh"
@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(wide_lanes) softmax_wide_kernel(SoftmaxRows s,
 #pragma unroll
       for (int j = 0; j < Access::size; ++j) total.sum += expf(entries[p].get(j) * s.scale - total.maximum);
   }
-#pragma unroll 2
+#pragma unroll 1
   for (int p = Held; p < packets; ++p) {
     const Packet<T> packet = load_entries<Access>(x, mask, lane, p);
     if (p < kept) waiting[(p - Held) * wide_lanes + lane] = packet.raw();
@@ -241,7 +241,7 @@ __global__ void __launch_bounds__(wide_lanes) softmax_backward_wide_kernel(Softm
 #pragma unroll
     for (int j = 0; j < Access::size; ++j) sum += backward_term(s, mask, Access::column(lane, p, j), values[p].get(j), gradients[p].get(j));
   }
-#pragma unroll 2
+#pragma unroll 1
   for (int p = Held; p < packets; ++p) {
     const Packet<T> value = Access::load(y, s.columns, lane, p, 0.0f), gradient = Access::load(dy, s.columns, lane, p, 0.0f);
     if (p < kept) {
@@ -286,7 +286,7 @@ struct RowPlan {
 
 /// Calls f(RowPlan) with the smallest group that holds a row of this many packets in registers; false where none does. Rows that are not
 /// whole packets are held by a warp at most, four packets a lane.
-template <bool Vector, class F>
+template <class T, bool Vector, class F>
 bool dispatch_row_plan(std::int64_t packets, F f) {
   if (packets <= 32) {
     f(RowPlan<32, 1>{});
@@ -297,8 +297,9 @@ bool dispatch_row_plan(std::int64_t packets, F f) {
       f(RowPlan<32, 8>{});
       return true;
     }
-    if (packets <= 256 * 8) {
-      f(RowPlan<256, 8>{});
+    constexpr int most = std::is_same_v<T, float> ? 8 : 4;  // elements of a bf16 packet take more registers to work on
+    if (packets <= 256 * most) {
+      f(RowPlan<256, most>{});
       return true;
     }
   } else if (packets <= 32 * 4) {
@@ -341,7 +342,7 @@ void run(const SoftmaxForward& args, Stream stream) {
     T* y = args.y.as<T>();
     with_bool(packed_rows(s.columns, args.x.dtype, {x, y}), [&](auto vector) {
       constexpr bool packed = decltype(vector)::value;
-      const bool held = dispatch_row_plan<packed>(ceil_div(s.columns, packet_size<T>), [&](auto plan) {
+      const bool held = dispatch_row_plan<T, packed>(ceil_div(s.columns, packet_size<T>), [&](auto plan) {
         using Plan = decltype(plan);
         softmax_kernel<T, Plan::lanes, Plan::packets, packed>
             <<<row_blocks<Plan::lanes>(s.rows), block_threads, 0, native(stream)>>>(s, x, y);
@@ -369,7 +370,7 @@ void run(const SoftmaxBackward& args, Stream stream) {
     T* dx = args.dx.as<T>();
     with_bool(packed_rows(s.columns, args.y.dtype, {y, dy, dx}), [&](auto vector) {
       constexpr bool packed = decltype(vector)::value;
-      const bool held = dispatch_row_plan<packed>(ceil_div(s.columns, packet_size<T>), [&](auto plan) {
+      const bool held = dispatch_row_plan<T, packed>(ceil_div(s.columns, packet_size<T>), [&](auto plan) {
         using Plan = decltype(plan);
         softmax_backward_kernel<T, Plan::lanes, Plan::packets, packed>
             <<<row_blocks<Plan::lanes>(s.rows), block_threads, 0, native(stream)>>>(s, y, dy, dx);
