@@ -14,7 +14,8 @@ namespace {
 template <class Body>
 void with_elements(const char* op, bool ids, const View& x, const View& y, Body&& body) {
   const bool fits = x.dtype == y.dtype && (is_floating(x.dtype) || (ids && x.dtype == DType::i32)) && present(x) && present(y);
-  require(fits, op, ids ? "operands must have one dtype, f32, f64 or i32" : "operands must have one dtype, f32 or f64", {{"x", x}, {"y", y}});
+  require(fits, op, ids ? "operands must have one dtype, f32, f64 or i32" : "operands must have one dtype, f32 or f64",
+          {{"x", x}, {"y", y}});
   if (x.dtype == DType::i32)
     body(std::int32_t{});
   else
@@ -34,8 +35,8 @@ void move_elements(const T* from, std::int64_t n, bool accumulate, T* to) {
 }
 
 void require_axes(const char* op, const View& x, const View& index, const View& y) {
-  require(x.rank == 3 && y.rank == 3 && x.shape[0] == y.shape[0] && x.shape[2] == y.shape[2], op, "x must be [outer, n, inner], y [outer, m, inner]",
-          {{"x", x}, {"y", y}});
+  require(x.rank == 3 && y.rank == 3 && x.shape[0] == y.shape[0] && x.shape[2] == y.shape[2], op,
+          "x must be [outer, n, inner], y [outer, m, inner]", {{"x", x}, {"y", y}});
   require(index.size() == y.size() || index.size() == y.shape[0] * y.shape[1], op, "index must be [outer, m, inner] or [outer, m]",
           {{"index", index}, {"y", y}});
   require_ids(op, "index", index, index.size());
@@ -52,8 +53,8 @@ Kept kept_rows(const std::int32_t* offsets, std::int64_t b, std::int64_t length,
 }
 
 void require_batch(const char* op, const View& packed, const View& offsets, const View& padded) {
-  require(packed.rank == 2 && padded.rank == 3 && packed.shape[1] == padded.shape[2], op, "packed rows must be [rows, width], the batch [batch, length, width]",
-          {{"packed", packed}, {"padded", padded}});
+  require(packed.rank == 2 && padded.rank == 3 && packed.shape[1] == padded.shape[2], op,
+          "packed rows must be [rows, width], the batch [batch, length, width]", {{"packed", packed}, {"padded", padded}});
   require_offsets(op, offsets, padded.shape[0], packed.shape[0]);
 }
 
@@ -61,15 +62,17 @@ void require_batch(const char* op, const View& packed, const View& offsets, cons
 
 template <>
 void run(const CopyAxis& args, Stream) {
-  require(args.x.rank == 3 && args.y.rank == 3 && args.x.shape[0] == args.y.shape[0] && args.x.shape[2] == args.y.shape[2] && args.count >= 0 &&
-              args.x_begin >= 0 && args.y_begin >= 0 && args.x_begin <= args.x.shape[1] - args.count && args.y_begin <= args.y.shape[1] - args.count,
+  require(args.x.rank == 3 && args.y.rank == 3 && args.x.shape[0] == args.y.shape[0] && args.x.shape[2] == args.y.shape[2] &&
+              args.count >= 0 && args.x_begin >= 0 && args.y_begin >= 0 && args.x_begin <= args.x.shape[1] - args.count &&
+              args.y_begin <= args.y.shape[1] - args.count,
           "copy_axis", "x and y must be [outer, *, inner] and hold the entries", {{"x", args.x}, {"y", args.y}});
   const std::int64_t inner = args.x.shape[2], n = args.count * inner, x_width = args.x.shape[1] * inner, y_width = args.y.shape[1] * inner;
   with_elements("copy_axis", !args.accumulate, args.x, args.y, [&](auto zero) {
     using T = decltype(zero);
     for_rows(args.x.shape[0], n, cheap_grain, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t o = begin; o < end; ++o)
-        move_elements(args.x.as<const T>() + o * x_width + args.x_begin * inner, n, args.accumulate, args.y.as<T>() + o * y_width + args.y_begin * inner);
+        move_elements(args.x.as<const T>() + o * x_width + args.x_begin * inner, n, args.accumulate,
+                      args.y.as<T>() + o * y_width + args.y_begin * inner);
     });
   });
 }
@@ -154,7 +157,8 @@ void run(const PackRows& args, Stream) {
         const Kept kept = kept_rows(offsets, b, length, args.front);
         const std::int64_t after = kept.first_row + kept.count;
         move_elements<T>(nullptr, (kept.first_row - offsets[b]) * width, args.accumulate, y + offsets[b] * width);
-        move_elements(args.x.as<const T>() + (b * length + kept.first_step) * width, kept.count * width, args.accumulate, y + kept.first_row * width);
+        move_elements(args.x.as<const T>() + (b * length + kept.first_step) * width, kept.count * width, args.accumulate,
+                      y + kept.first_row * width);
         move_elements<T>(nullptr, (offsets[b + 1] - after) * width, args.accumulate, y + after * width);
       }
     });

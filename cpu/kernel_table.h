@@ -45,6 +45,7 @@ struct KernelTable {
   void (*attention_rows)(const AttentionRows& args, float* scratch);
   void (*attention_gradient)(const AttentionGradient& args, float* scratch);
   void (*exp_array)(const float* x, std::int64_t n, float* y);
+  float (*softmax_tile)(const float* logits, std::int64_t n, float scale, float* out, float* top);
 };
 
 extern const KernelTable kernels_v3;

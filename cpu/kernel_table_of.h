@@ -44,6 +44,7 @@ constexpr KernelTable kernel_table_of() {
   table.bf16_round = bf16_round<V>;
   table.softmax_part = softmax_part<V>;
   table.softmax_row = softmax_row<V>;
+  table.softmax_tile = softmax_tile<V>;
   table.attention_rows = attention_rows<V>;
   table.attention_gradient = attention_gradient<V>;
   table.exp_array = exp_array<V>;

@@ -1,5 +1,5 @@
-// Maxima and minima along an axis: one pass over x, bounded by memory. Contiguous entries: lanes find the extreme value, then the first place
-// that holds it is looked up in the tile it came from. Strided entries: a task owns some neighbouring outputs.
+// Maxima and minima along an axis: one pass over x, bounded by memory. Contiguous entries: lanes find the extreme value, then the first
+// place that holds it is looked up in the tile it came from. Strided entries: a task owns some neighbouring outputs.
 #include "base/kernels/reduce_extreme.h"
 
 #include <algorithm>
@@ -62,14 +62,16 @@ template <>
 void run(const ExtremeForward& args, Stream) {
   require_floating("extreme", {{"x", args.x}});
   require_axis("extreme", args.x, args.y, args.index);
-  const std::int64_t outer = args.x.shape[0], n = args.x.shape[1], inner = args.x.shape[2], blocks = (inner + column_grain - 1) / column_grain;
+  const std::int64_t outer = args.x.shape[0], n = args.x.shape[1], inner = args.x.shape[2],
+                     blocks = (inner + column_grain - 1) / column_grain;
   with_floating(args.x.dtype, [&](auto zero) {
     using T = decltype(zero);
     T* y = args.y.as<T>();
     std::int32_t* index = args.index.as<std::int32_t>();
     for_rows(outer * blocks, n * std::min(inner, column_grain), cheap_grain, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
-        const std::int64_t column = i % blocks * column_grain, count = std::min(column_grain, inner - column), at = i / blocks * inner + column;
+        const std::int64_t column = i % blocks * column_grain, count = std::min(column_grain, inner - column),
+                           at = i / blocks * inner + column;
         const T* x = args.x.as<const T>() + i / blocks * n * inner + column;
         T best[column_grain];
         std::int32_t place[column_grain] = {};

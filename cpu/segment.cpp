@@ -10,8 +10,8 @@ namespace {
 
 void require_segments(const char* op, const View& rows, const View& segments, const View& offsets) {
   require_floating(op, {{"rows", rows}, {"segments", segments}});
-  require(rows.rank == 2 && segments.rank == 2 && rows.shape[1] == segments.shape[1], op, "rows must be [rows, width], segments [segments, width]",
-          {{"rows", rows}, {"segments", segments}});
+  require(rows.rank == 2 && segments.rank == 2 && rows.shape[1] == segments.shape[1], op,
+          "rows must be [rows, width], segments [segments, width]", {{"rows", rows}, {"segments", segments}});
   require_offsets(op, offsets, segments.shape[0], rows.shape[0]);
 }
 

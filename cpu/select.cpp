@@ -130,8 +130,8 @@ template <>
 void run(const TopKBackward& args, Stream) {
   require_floating("top_k backward", {{"dvalues", args.dvalues}, {"dx", args.dx}});
   const std::int64_t rows = args.dx.rows(), columns = args.dx.width(), k = args.dvalues.width();
-  require(args.dx.rank == 2 && args.dvalues.rank == 2 && args.dvalues.shape[0] == rows, "top_k backward", "dx must be [rows, columns], dvalues [rows, k]",
-          {{"dx", args.dx}, {"dvalues", args.dvalues}});
+  require(args.dx.rank == 2 && args.dvalues.rank == 2 && args.dvalues.shape[0] == rows, "top_k backward",
+          "dx must be [rows, columns], dvalues [rows, k]", {{"dx", args.dx}, {"dvalues", args.dvalues}});
   require_ids("top_k backward", "indices", args.indices, rows * k);
   require_ids_below("top_k backward", "indices", args.indices, columns);
   const std::int32_t* indices = args.indices.as<const std::int32_t>();

@@ -1,25 +1,24 @@
-// Softmax over rows. A row goes through the first-level cache in tiles: each tile gives its maximum and sum of exponentials relative to it,
-// which are combined in order (online softmax, Milakov and Gimelshein 2018). Rows of one tile keep their exponentials, longer ones compute
-// them again from the second-level cache. 8 bytes an element to and from memory (large results are written past the caches, so nothing is
-// read for them), two exponentials of about 20 operations: bound by memory. Backward: 16 bytes an element, bound by memory.
+// Softmax over rows. A row is read once, in tiles: each gives its maximum, its exponentials relative to it, which wait in y, and their sum;
+// then the row's maximum and sum are known (online softmax, Milakov and Gimelshein 2018) and y, still in the second-level cache, is scaled.
+// 8 bytes an element to and from memory (12 with the lines of y that are read to be overwritten) and one exponential, about 20 operations:
+// bound by memory where cores share it, else by the exponential. The logarithm reads x a second time instead. Backward: 16 bytes an
+// element, bound by memory.
 #include "base/kernels/softmax.h"
-
-#include <immintrin.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <limits>
 
 #include "cpu/arguments.h"
 #include "cpu/dispatch.h"
 #include "cpu/float_math.h"
+#include "cpu/kernel_table.h"
 #include "cpu/run.h"
 
 namespace expctr::cpu {
 namespace {
 
-constexpr std::int64_t tile = 1024;                    ///< elements of a row that pass through the cache at a time
-constexpr std::int64_t streamed_bytes = 8LL << 20;     ///< results from this size on are not kept in the caches
+constexpr std::int64_t tile = 8192;  ///< elements of a row that pass through the cache at a time
 
 /// The entries of one row that count: columns below `length` whose mask, if there is one, is not 0.
 struct RowMask {
@@ -40,37 +39,35 @@ RowMask row_mask(const View& mask, const View& lengths, std::int64_t rows, std::
 void require_masks(const char* op, const View& x, const View& mask, const View& lengths) {
   const std::int64_t rows = x.rows(), columns = x.width();
   require(x.rank >= 1, op, "x must have an axis", {{"x", x}});
-  require(mask.empty() || (mask.dtype == DType::u8 && mask.rank >= 1 && mask.width() == columns && mask.rows() > 0 && rows % mask.rows() == 0), op,
-          "mask must be u8 [groups, columns], the rows a multiple of the groups", {{"x", x}, {"mask", mask}});
+  require(
+      mask.empty() || (mask.dtype == DType::u8 && mask.rank >= 1 && mask.width() == columns && mask.rows() > 0 && rows % mask.rows() == 0),
+      op, "mask must be u8 [groups, columns], the rows a multiple of the groups", {{"x", x}, {"mask", mask}});
   require(lengths.empty() || (lengths.dtype == DType::i32 && lengths.size() > 0 && rows % lengths.size() == 0), op,
           "lengths must be i32 [groups], the rows a multiple of the groups", {{"x", x}, {"lengths", lengths}});
 }
 
-/// Largest of x[0 .. n), minus infinity for none; NaN is passed over.
-template <class T>
-T maximum(const T* x, std::int64_t n) {
-  constexpr int lanes = 32;
-  T largest[lanes];
-  for (T& lane : largest) lane = -std::numeric_limits<T>::infinity();
-  std::int64_t i = 0;
-  for (; i + lanes <= n; i += lanes)
-    for (int lane = 0; lane < lanes; ++lane) largest[lane] = x[i + lane] > largest[lane] ? x[i + lane] : largest[lane];
-  for (; i < n; ++i) largest[0] = x[i] > largest[0] ? x[i] : largest[0];
-  return *std::max_element(largest, largest + lanes);
-}
+constexpr int lanes = 32;
+constexpr std::int64_t padded(std::int64_t n) { return (n + lanes - 1) / lanes * lanes; }
 
-/// out[i] = scale x[i], minus infinity where masked.
+/// out[i] = scale x[i], minus infinity where masked and from n to the next multiple of the lanes.
 template <class T>
 void load_tile(const T* x, const std::uint8_t* mask, T scale, std::int64_t n, T* out) {
+  constexpr T none = -std::numeric_limits<T>::infinity();
   if (mask == nullptr)
     for (std::int64_t i = 0; i < n; ++i) out[i] = scale * x[i];
   else
-    for (std::int64_t i = 0; i < n; ++i) out[i] = mask[i] != 0 ? scale * x[i] : -std::numeric_limits<T>::infinity();
+    for (std::int64_t i = 0; i < n; ++i) out[i] = mask[i] != 0 ? scale * x[i] : none;
+  for (std::int64_t i = n; i < padded(n); ++i) out[i] = none;
 }
 
+/// Largest of x[0 .. n), n whole lanes, at least minus infinity; NaN is passed over.
 template <class T>
-void exponentials(T* x, std::int64_t n, T largest) {
-  for (std::int64_t i = 0; i < n; ++i) x[i] = float_math::exp(x[i] - largest);
+T maximum(const T* x, std::int64_t n) {
+  T largest[lanes];
+  for (T& lane : largest) lane = -std::numeric_limits<T>::infinity();
+  for (std::int64_t i = 0; i < n; i += lanes)
+    for (int lane = 0; lane < lanes; ++lane) largest[lane] = x[i + lane] > largest[lane] ? x[i + lane] : largest[lane];
+  return *std::max_element(largest, largest + lanes);
 }
 
 template <class T>
@@ -91,68 +88,68 @@ double sum_unmasked(const T* x, const std::uint8_t* mask, std::int64_t n) {
   return total;
 }
 
-/// Copies a tile to its place; `past_caches`: without reading the lines it overwrites.
-template <class T>
-void store_tile(const T* from, std::int64_t n, T* to, bool past_caches) {
-  const std::size_t bytes = static_cast<std::size_t>(n) * sizeof(T);
-  if (!past_caches || reinterpret_cast<std::uintptr_t>(to) % 32 != 0 || bytes % 32 != 0) {
-    std::memcpy(to, from, bytes);
-    return;
-  }
-  for (std::size_t at = 0; at < bytes; at += 32)
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(reinterpret_cast<char*>(to) + at),
-                        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(reinterpret_cast<const char*>(from) + at)));
+/// out[i] = exp(entry i - top), 0 where it is masked, for top = the largest of the n entries; returns the sum of out. Where nothing counts
+/// top is minus infinity and out arbitrary. `memory` has room for padded(n) and may be out.
+inline double tile_exponentials(const float* x, const std::uint8_t* mask, float scale, std::int64_t n, float* memory, float* out,
+                                float* top) {
+  if (mask == nullptr) return kernels().softmax_tile(x, n, scale, out, top);
+  load_tile(x, mask, scale, n, memory);
+  return kernels().softmax_tile(memory, n, 1.0f, out, top);
+}
+inline double tile_exponentials(const double* x, const std::uint8_t* mask, double scale, std::int64_t n, double* memory, double* out,
+                                double* top) {
+  load_tile(x, mask, scale, n, memory);
+  *top = maximum(memory, padded(n));
+  if (*top == -INFINITY) return 0.0;
+  for (std::int64_t i = 0; i < n; ++i) out[i] = std::exp(memory[i] - *top);
+  return sum(out, n);
 }
 
-/// A tile of scaled entries becomes the result; the largest entry and the sum of exponentials relative to it are the row's.
-template <class T>
-void finish_tile(T* x, const std::uint8_t* mask, std::int64_t n, bool logarithm, T largest, double total) {
-  if (!logarithm) {
-    const T inverse = static_cast<T>(1.0 / total);
-    exponentials(x, n, largest);
-    for (std::int64_t i = 0; i < n; ++i) x[i] *= inverse;
-    return;
+/// A row's maximum and the sum of exponentials relative to it.
+struct RowTotal {
+  double largest = -INFINITY, sum = 0;
+  void add(double top, double part) {
+    if (top <= largest) {
+      sum += top == largest ? part : part * std::exp(top - largest);
+    } else {
+      sum = (largest == -INFINITY ? 0.0 : sum * std::exp(largest - top)) + part;
+      largest = top;
+    }
   }
-  const T log_total = static_cast<T>(std::log(total));
-  for (std::int64_t i = 0; i < n; ++i) x[i] = (x[i] - largest) - log_total;
-  if (mask != nullptr)
-    for (std::int64_t i = 0; i < n; ++i) x[i] = mask[i] != 0 ? x[i] : T(0);
-}
+};
 
+/// `memory` holds a tile and, behind it, the maximum of every tile of the row.
 template <class T>
-void forward_row(const T* x, const RowMask& row, std::int64_t columns, T scale, bool logarithm, T* y, bool past_caches) {
+void forward_row(const T* x, const RowMask& row, std::int64_t columns, T scale, bool logarithm, T* y, T* memory) {
   constexpr T none = -std::numeric_limits<T>::infinity();
-  alignas(64) T buffer[tile];
-  T largest = none;
-  double total = 0;
+  T* tops = memory + tile;
+  RowTotal total;
+  for (std::int64_t at = 0; at < row.length; at += tile) {
+    T& top = tops[at / tile];
+    const double part = tile_exponentials(x + at, row.mask == nullptr ? nullptr : row.mask + at, scale, std::min(tile, row.length - at),
+                                          memory, logarithm ? memory : y + at, &top);
+    if (top != none) total.add(static_cast<double>(top), part);
+  }
+  const T largest = static_cast<T>(total.largest), log_total = logarithm ? static_cast<T>(std::log(total.sum)) : T(0);
   for (std::int64_t at = 0; at < row.length; at += tile) {
     const std::int64_t n = std::min(tile, row.length - at);
-    load_tile(x + at, row.mask == nullptr ? nullptr : row.mask + at, scale, n, buffer);
-    const T top = maximum(buffer, n);
-    if (top == none) continue;
-    exponentials(buffer, n, top);
-    const double part = sum(buffer, n);
-    const T most = std::max(top, largest);
-    total = (largest == none ? 0.0 : total * std::exp(static_cast<double>(largest - most))) + part * std::exp(static_cast<double>(top - most));
-    largest = most;
-  }
-  if (largest == none) {
-    // Nothing counts: zeros. Entries of minus infinity that are not masked keep it in the logarithm.
-    for (std::int64_t i = 0; i < columns; ++i)
-      y[i] = logarithm && i < row.length && (row.mask == nullptr || row.mask[i] != 0) ? x[i] : T(0);
-    return;
-  }
-  if (row.length <= tile && !logarithm) {
-    const T inverse = static_cast<T>(1.0 / total);
-    for (std::int64_t i = 0; i < row.length; ++i) y[i] = buffer[i] * inverse;
-  } else {
-    for (std::int64_t at = 0; at < row.length; at += tile) {
-      const std::int64_t n = std::min(tile, row.length - at);
-      const std::uint8_t* mask = row.mask == nullptr ? nullptr : row.mask + at;
-      load_tile(x + at, mask, scale, n, buffer);
-      finish_tile(buffer, mask, n, logarithm, largest, total);
-      store_tile(buffer, n, y + at, past_caches);
+    const std::uint8_t* mask = row.mask == nullptr ? nullptr : row.mask + at;
+    if (!logarithm) {
+      const T top = tops[at / tile];
+      const double share = top == largest ? 1.0 : std::exp(static_cast<double>(top) - total.largest);
+      const T factor = static_cast<T>(share / total.sum);
+      if (top != none)
+        for (std::int64_t i = at; i < at + n; ++i) y[i] *= factor;
+      else  // nothing above minus infinity; NaN must not vanish
+        for (std::int64_t i = 0; i < n; ++i) y[at + i] = x[at + i] != x[at + i] && (mask == nullptr || mask[i] != 0) ? x[at + i] : T(0);
+      continue;
     }
+    for (std::int64_t i = 0; i < n; ++i) {
+      const T shifted = (scale * x[at + i] - largest) - log_total;
+      y[at + i] = largest == none && x[at + i] == x[at + i] ? none : shifted;  // all entries are minus infinity
+    }
+    if (mask != nullptr)
+      for (std::int64_t i = 0; i < n; ++i) y[at + i] = mask[i] != 0 ? y[at + i] : T(0);
   }
   std::fill(y + row.length, y + columns, T(0));
 }
@@ -167,12 +164,11 @@ void run(const SoftmaxForward& args, Stream) {
   const std::int64_t rows = args.x.rows(), columns = args.x.width();
   with_floating(args.x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const bool past_caches = columns > tile && args.y.size() * static_cast<std::int64_t>(sizeof(T)) >= streamed_bytes;
     for_rows(rows, columns, heavy_grain, [&](std::int64_t begin, std::int64_t end) {
+      T* memory = reinterpret_cast<T*>(thread_scratch(static_cast<std::size_t>(tile + columns / tile + 1) * sizeof(T)).data());
       for (std::int64_t row = begin; row < end; ++row)
         forward_row(args.x.as<const T>() + row * columns, row_mask(args.mask, args.lengths, rows, columns, row), columns,
-                    static_cast<T>(args.scale), args.logarithm, args.y.as<T>() + row * columns, past_caches);
-      if (past_caches) _mm_sfence();
+                    static_cast<T>(args.scale), args.logarithm, args.y.as<T>() + row * columns, memory);
     });
   });
 }

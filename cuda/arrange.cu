@@ -27,8 +27,8 @@ __device__ __forceinline__ void move_columns(const T* from, bool accumulate, T* 
 }
 
 template <class T, int Size>
-__global__ void __launch_bounds__(block_threads)
-    copy_axis_kernel(std::int64_t outer, std::int64_t width, std::int64_t x_width, std::int64_t y_width, bool accumulate, const T* x, T* y) {
+__global__ void __launch_bounds__(block_threads) copy_axis_kernel(std::int64_t outer, std::int64_t width, std::int64_t x_width,
+                                                                  std::int64_t y_width, bool accumulate, const T* x, T* y) {
   std::int64_t row, column;
   if (!my_columns<Size>(outer, width, row, column)) return;
   move_columns<T, Size>(x + row * x_width + column, accumulate, y + row * y_width + column);
@@ -77,8 +77,8 @@ __global__ void __launch_bounds__(block_threads)
 
 template <class T, int Size>
 __global__ void __launch_bounds__(block_threads)
-    pack_rows_kernel(std::int64_t batch, std::int64_t length, std::int64_t width, std::int64_t rows, bool front, bool accumulate, const T* x,
-                     const std::int32_t* offsets, T* y) {
+    pack_rows_kernel(std::int64_t batch, std::int64_t length, std::int64_t width, std::int64_t rows, bool front, bool accumulate,
+                     const T* x, const std::int32_t* offsets, T* y) {
   std::int64_t row, column;
   if (!my_columns<Size>(rows, width, row, column)) return;
   const T* from = nullptr;
@@ -94,7 +94,8 @@ void check_axes(const char* kernel, const View& x, const View& index, const View
   require(kernel, DType::i32, {&index});
   if (x.rank != 3 || y.rank != 3 || x.shape[0] != y.shape[0] || x.shape[2] != y.shape[2] ||
       (index.size() != y.size() && index.size() != y.shape[0] * y.shape[1]))
-    throw ShapeError(std::string("cuda: ") + kernel + " takes [outer, n, inner], [outer, m, inner] and an index of [outer, m] or [outer, m, inner]");
+    throw ShapeError(std::string("cuda: ") + kernel +
+                     " takes [outer, n, inner], [outer, m, inner] and an index of [outer, m] or [outer, m, inner]");
 }
 
 void check_batch(const char* kernel, const View& packed, const View& offsets, const View& padded) {
@@ -125,8 +126,8 @@ void run(const CopyAxis& args, Stream stream) {
       copy_axis_kernel<T, packet><<<blocks_for(x.shape[0] * width / packet, block_threads), block_threads, 0, native(stream)>>>(
           x.shape[0], width, x_width, y_width, args.accumulate, from, to);
     else
-      copy_axis_kernel<T, 1><<<blocks_for(x.shape[0] * width, block_threads), block_threads, 0, native(stream)>>>(x.shape[0], width, x_width, y_width,
-                                                                                                                  args.accumulate, from, to);
+      copy_axis_kernel<T, 1><<<blocks_for(x.shape[0] * width, block_threads), block_threads, 0, native(stream)>>>(
+          x.shape[0], width, x_width, y_width, args.accumulate, from, to);
   });
   check_launch("copy_axis");
 }
@@ -168,7 +169,8 @@ void run(const PadRows& args, Stream stream) {
   with_columns(width, args.y.dtype, {args.x.data, args.y.data}, [&](auto* type, auto size) {
     using T = std::remove_pointer_t<decltype(type)>;
     pad_rows_kernel<T, size.value><<<blocks_for(args.y.size() / size.value, block_threads), block_threads, 0, native(stream)>>>(
-        batch, length, width, args.x.shape[0], args.front, args.accumulate, args.x.as<T>(), args.offsets.as<std::int32_t>(), args.y.as<T>());
+        batch, length, width, args.x.shape[0], args.front, args.accumulate, args.x.as<T>(), args.offsets.as<std::int32_t>(),
+        args.y.as<T>());
   });
   check_launch("pad_rows");
 }

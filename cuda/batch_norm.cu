@@ -23,7 +23,7 @@ struct StatisticsFold {
   }
   /// state: terms, first element, sum of differences, sum of squared differences.
   template <int Size>
-  __device__ __forceinline__ void add(const Nothing&, std::int64_t at, float (&state)[values][Size]) const {
+  __device__ __forceinline__ void add(const Nothing&, std::int64_t, std::int64_t at, float (&state)[values][Size]) const {
     float x_here[Size];
     load_columns(x + at, x_here);
 #pragma unroll
@@ -44,7 +44,8 @@ struct StatisticsFold {
       return;
     }
     const float n = into[0] + other[0], mean_in = into[1] + into[2] / into[0], mean_other = other[1] + other[2] / other[0];
-    const float squares_in = fmaxf(into[3] - into[2] * (into[2] / into[0]), 0.0f), squares_other = fmaxf(other[3] - other[2] * (other[2] / other[0]), 0.0f);
+    const float squares_in = fmaxf(into[3] - into[2] * (into[2] / into[0]), 0.0f),
+                squares_other = fmaxf(other[3] - other[2] * (other[2] / other[0]), 0.0f);
     const float difference = mean_other - mean_in;
     into[1] = mean_in + difference * (other[0] / n);  // the new first element is the mean, so that its sum is 0
     into[2] = 0.0f;
@@ -126,7 +127,7 @@ struct GradientFold {
     return p;
   }
   template <int Size>
-  __device__ __forceinline__ void add(const Parameters<Size>& p, std::int64_t at, float (&state)[values][Size]) const {
+  __device__ __forceinline__ void add(const Parameters<Size>& p, std::int64_t, std::int64_t at, float (&state)[values][Size]) const {
     float x_here[Size], dy_here[Size];
     load_columns(x + at, x_here);
     load_columns(dy + at, dy_here);
@@ -232,7 +233,8 @@ void run(const BatchNormForward& args, Stream stream) {
           epsilon, width, args.running_mean.as<float>(), args.running_variance.as<float>(), mean, inverse_deviation);
       check_launch("batch_norm");
     }
-    map_columns<T>("batch_norm", plan, Normalise<T>{args.x.as<T>(), args.gain.as<float>(), args.bias.as<float>(), mean, inverse_deviation, args.y.as<T>()},
+    map_columns<T>("batch_norm", plan,
+                   Normalise<T>{args.x.as<T>(), args.gain.as<float>(), args.bias.as<float>(), mean, inverse_deviation, args.y.as<T>()},
                    stream);
   });
 }
@@ -256,12 +258,14 @@ void run(const BatchNormBackward& args, Stream stream) {
   with_storage(args.x.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const T *x = args.x.as<T>(), *dy = args.dy.as<T>();
-    reduce_columns<T>("batch_norm_backward", plan, GradientFold<T>{x, dy, mean, inverse_deviation},
-                      StoreGradients{args.training, static_cast<float>(plan.rows), mean_dy, mean_dy_n, args.dgain.as<float>(), args.dbias.as<float>()},
-                      partials, stream);
+    reduce_columns<T>(
+        "batch_norm_backward", plan, GradientFold<T>{x, dy, mean, inverse_deviation},
+        StoreGradients{args.training, static_cast<float>(plan.rows), mean_dy, mean_dy_n, args.dgain.as<float>(), args.dbias.as<float>()},
+        partials, stream);
     if (args.dx.empty()) return;
     map_columns<T>("batch_norm_backward", plan,
-                   NormaliseBackward<T>{x, dy, args.gain.as<float>(), mean, inverse_deviation, mean_dy, mean_dy_n, args.dx.as<T>()}, stream);
+                   NormaliseBackward<T>{x, dy, args.gain.as<float>(), mean, inverse_deviation, mean_dy, mean_dy_n, args.dx.as<T>()},
+                   stream);
   });
 }
 

@@ -24,7 +24,8 @@ inline FoldPlan plan_folds(std::int64_t rows, std::int64_t width, DType dtype, s
   plan.packed = packed_rows(width, dtype, pointers);
   plan.rows = rows;
   plan.width = width;
-  const std::int64_t size = plan.packed ? 16 / dtype_traits(dtype).block_bytes : 1, blocks = std::max<std::int64_t>(1, ceil_div(width, column_slots * size));
+  const std::int64_t size = plan.packed ? 16 / dtype_traits(dtype).block_bytes : 1,
+                     blocks = std::max<std::int64_t>(1, ceil_div(width, column_slots * size));
   // Enough blocks for the device, but chunks long enough to pay for what a thread loads once.
   const std::int64_t most = std::max<std::int64_t>(1, ceil_div(rows, 32 * column_lanes));
   plan.chunks = std::clamp<std::int64_t>(ceil_div(528, blocks), 1, std::min<std::int64_t>(most, 256));
@@ -127,8 +128,8 @@ void with_columns(std::int64_t width, DType dtype, std::initializer_list<const v
 /// partials[chunk][value][column] of a reduction that is described by Fold:
 ///   Fold::values                                  floats a column
 ///   Fold::Parameters<Size> load(column)           what a thread keeps of its columns
-///   add<Size>(parameters, at, state)              takes in the elements that begin at offset `at`; state is float [values][Size], zeros first
-///   merge(into, other)                            combines two states, float [values]
+///   add<Size>(parameters, row, at, state)         takes in the elements of a row that begin at offset `at`; state is float [values][Size],
+///   zeros first merge(into, other)                            combines two states, float [values]
 template <class Fold, int Size>
 __global__ void __launch_bounds__(block_threads)
     column_partials_kernel(Fold fold, std::int64_t rows, std::int64_t width, std::int64_t chunk, float* partials) {
@@ -139,7 +140,7 @@ __global__ void __launch_bounds__(block_threads)
   if (place.column < width) {
     const auto parameters = fold.template load<Size>(place.column);
     for (std::int64_t row = place.begin + place.lane; row < place.end; row += column_lanes)
-      fold.template add<Size>(parameters, row * width + place.column, state);
+      fold.template add<Size>(parameters, row, row * width + place.column, state);
   }
 #pragma unroll
   for (int v = 0; v < values; ++v)
@@ -193,17 +194,20 @@ template <class T, class Fold, class Store>
 void reduce_columns(const char* name, const FoldPlan& plan, Fold fold, Store store, float* scratch, Stream stream) {
   if (plan.width == 0) return;
   if (plan.packed)
-    column_partials_kernel<Fold, packet_size<T>><<<plan.grid, block_threads, 0, native(stream)>>>(fold, plan.rows, plan.width, plan.chunk, scratch);
+    column_partials_kernel<Fold, packet_size<T>>
+        <<<plan.grid, block_threads, 0, native(stream)>>>(fold, plan.rows, plan.width, plan.chunk, scratch);
   else
     column_partials_kernel<Fold, 1><<<plan.grid, block_threads, 0, native(stream)>>>(fold, plan.rows, plan.width, plan.chunk, scratch);
   check_launch(name);
-  finish_columns_kernel<<<blocks_for(plan.width, block_threads), block_threads, 0, native(stream)>>>(fold, store, plan.width, plan.chunks, scratch);
+  finish_columns_kernel<<<blocks_for(plan.width, block_threads), block_threads, 0, native(stream)>>>(fold, store, plan.width, plan.chunks,
+                                                                                                     scratch);
   check_launch(name);
 }
 
 /// apply<Size>(parameters, at) for all elements; parameters as in a fold.
 template <class Apply, int Size>
-__global__ void __launch_bounds__(block_threads) map_columns_kernel(Apply apply, std::int64_t rows, std::int64_t width, std::int64_t chunk) {
+__global__ void __launch_bounds__(block_threads)
+    map_columns_kernel(Apply apply, std::int64_t rows, std::int64_t width, std::int64_t chunk) {
   const ColumnPlace<Size> place(rows, chunk);
   if (place.column >= width) return;
   const auto parameters = apply.template load<Size>(place.column);

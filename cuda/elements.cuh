@@ -42,9 +42,9 @@ __device__ __forceinline__ void store_packet(T* p, const Packet<T>& packet) {
   __stwb(reinterpret_cast<uint4*>(p), packet.raw());  // an assignment may become four stores
 }
 
-/// Where the packets of a row stand among the lanes of the group that shares it. Vector: packet p of a lane is 16 consecutive bytes; else its
-/// elements are `Lanes` apart, so that neighbouring lanes still read neighbouring addresses. Columns are numbered in 32 bits: rows have less
-/// than 2^31 - 2^16 of them (require_columns).
+/// Where the packets of a row stand among the lanes of the group that shares it. Vector: packet p of a lane is 16 consecutive bytes; else
+/// its elements are `Lanes` apart, so that neighbouring lanes still read neighbouring addresses. Columns are numbered in 32 bits: rows have
+/// less than 2^31 - 2^16 of them (require_columns).
 template <class T, int Lanes, bool Vector>
 struct RowPackets {
   static constexpr int size = packet_size<T>, span = Lanes * size;  ///< span: columns that one packet of every lane covers
@@ -103,7 +103,8 @@ __device__ __forceinline__ float row_reduce(float value, float* shared) {
 
 /// Rows short enough for RowPackets.
 inline void require_columns(const char* kernel, std::int64_t columns) {
-  if (columns >= 0x7FFF0000) throw ShapeError(std::string("cuda: ") + kernel + ": rows of " + std::to_string(columns) + " columns", "split the rows");
+  if (columns >= 0x7FFF0000)
+    throw ShapeError(std::string("cuda: ") + kernel + ": rows of " + std::to_string(columns) + " columns", "split the rows");
 }
 
 /// Every present view is f32, or every one bf16.

@@ -68,8 +68,8 @@ __global__ void __launch_bounds__(block_threads)
 }
 
 template <class T, int Size>
-__global__ void __launch_bounds__(block_threads) extreme_strided_kernel(bool maximum, std::int64_t outer, std::int64_t n, std::int64_t inner,
-                                                                        const T* x, T* y, std::int32_t* index) {
+__global__ void __launch_bounds__(block_threads)
+    extreme_strided_kernel(bool maximum, std::int64_t outer, std::int64_t n, std::int64_t inner, const T* x, T* y, std::int32_t* index) {
   std::int64_t o, column;
   if (!my_columns<Size>(outer, inner, o, column)) return;
   float best[Size];
@@ -98,7 +98,6 @@ template <class T>
 struct ExtremeFold {
   static constexpr int values = 2;
   bool maximum;
-  std::int64_t width;
   const T* x;
 
   struct Nothing {};
@@ -107,10 +106,10 @@ struct ExtremeFold {
     return {};
   }
   template <int Size>
-  __device__ __forceinline__ void add(const Nothing&, std::int64_t at, float (&state)[values][Size]) const {
+  __device__ __forceinline__ void add(const Nothing&, std::int64_t at_row, std::int64_t at, float (&state)[values][Size]) const {
     float here[Size];
     load_columns(x + at, here);
-    const int row = static_cast<int>(at / width);
+    const int row = static_cast<int>(at_row);
 #pragma unroll
     for (int j = 0; j < Size; ++j) {
       if (!comes_before(maximum, here[j], row, state[0][j], __float_as_int(state[1][j]) - 1)) continue;
@@ -136,8 +135,8 @@ struct StoreExtreme {
 };
 
 template <class T>
-__global__ void __launch_bounds__(block_threads) extreme_backward_kernel(std::int64_t outputs, std::int64_t n, std::int64_t inner, const T* dy,
-                                                                         const std::int32_t* index, T* dx) {
+__global__ void __launch_bounds__(block_threads)
+    extreme_backward_kernel(std::int64_t outputs, std::int64_t n, std::int64_t inner, const T* dy, const std::int32_t* index, T* dx) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
   if (i >= outputs) return;
   const std::int32_t place = index[i];
@@ -150,11 +149,14 @@ __global__ void __launch_bounds__(block_threads) extreme_backward_kernel(std::in
 void check_axis(const char* kernel, const View& x, const View& y, const View& index) {
   require_stored(kernel, {&x, &y});
   require(kernel, DType::i32, {&index});
-  const bool fits = x.rank == 3 && (y.empty() || y.size() == x.shape[0] * x.shape[2]) && (index.empty() || index.size() == x.shape[0] * x.shape[2]);
+  const bool fits =
+      x.rank == 3 && (y.empty() || y.size() == x.shape[0] * x.shape[2]) && (index.empty() || index.size() == x.shape[0] * x.shape[2]);
   if (!fits) throw ShapeError(std::string("cuda: ") + kernel + " takes [outer, n, inner] and [outer, inner]");
 }
 
-bool by_columns(const ExtremeForward& args) { return args.x.rank == 3 && args.x.shape[0] == 1 && args.x.shape[2] > 1 && args.x.shape[1] > 64; }
+bool by_columns(const ExtremeForward& args) {
+  return args.x.rank == 3 && args.x.shape[0] == 1 && args.x.shape[2] > 1 && args.x.shape[1] > 64;
+}
 
 FoldPlan column_plan(const View& x) { return plan_folds(x.shape[1], x.shape[2], x.dtype, {x.data}); }
 
@@ -175,8 +177,8 @@ void run(const ExtremeForward& args, Stream stream) {
   if (by_columns(args)) {
     with_storage(args.x.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
-      reduce_columns<T>("extreme", column_plan(args.x), ExtremeFold<T>{args.maximum, inner, args.x.as<T>()}, StoreExtreme<T>{args.y.as<T>(), index},
-                        args.scratch.as<float>(), stream);
+      reduce_columns<T>("extreme", column_plan(args.x), ExtremeFold<T>{args.maximum, args.x.as<T>()},
+                        StoreExtreme<T>{args.y.as<T>(), index}, args.scratch.as<float>(), stream);
     });
   } else if (inner == 1) {
     require_columns("extreme", n);

@@ -1,12 +1,11 @@
-// The k best entries of a row, k <= 1024. A block reads a chunk of a row once, 16 bytes a load; entries better than the k-th best so far are
-// appended to a buffer of 2,048 in shared memory, which is sorted (bitonic, by value, then place) and cut to k whenever it might overflow. In
-// what order entries are appended does not matter: (value, place) pairs are all different. Rows of several chunks are finished by a second
-// launch over the chunks' results. 4 bytes an element in f32 and a comparison; a sort of 66 steps about every k ln(n / k) / 1,024 appended
-// entries for entries in random order: bound by memory for long rows, by the sorts for short ones.
-#include "base/kernels/select.h"
-
+// The k best entries of a row, k <= 1024. A block reads a chunk of a row once, 16 bytes a load; entries better than the k-th best so far
+// are appended to a buffer of 2,048 in shared memory, which is sorted (bitonic, by value, then place) and cut to k whenever it might
+// overflow. In what order entries are appended does not matter: (value, place) pairs are all different. Rows of several chunks are finished
+// by a second launch over the chunks' results. 4 bytes an element in f32 and a comparison; a sort of 66 steps about every k ln(n / k) /
+// 1,024 appended entries for entries in random order: bound by memory for long rows, by the sorts for short ones.
 #include <algorithm>
 
+#include "base/kernels/select.h"
 #include "cuda/elements.cuh"
 
 namespace expctr::cuda {
@@ -15,8 +14,8 @@ namespace {
 
 constexpr int capacity = 2048, tile = capacity - static_cast<int>(most_selected);
 
-/// Pairs as one number: smaller is better. High half: the value's bits turned so that larger values are smaller numbers; low half: the place.
-/// All ones: no entry.
+/// Pairs as one number: smaller is better. High half: the value's bits turned so that larger values are smaller numbers; low half: the
+/// place. All ones: no entry.
 constexpr unsigned long long no_entry = ~0ull;
 
 __device__ __forceinline__ unsigned long long entry_of(float value, std::uint32_t place) {
@@ -97,8 +96,8 @@ struct Buffer {
 /// Results go to values and indices, or, entry by entry, to `parts` [row][chunk][k] where a row has several chunks.
 template <class T, bool Vector>
 __global__ void __launch_bounds__(block_threads)
-    select_kernel(std::int64_t columns, std::int64_t chunk, int k, const T* x, const std::int32_t* offsets, const std::int32_t* excluded, T* values,
-                  std::int32_t* indices, unsigned long long* parts) {
+    select_kernel(std::int64_t columns, std::int64_t chunk, int k, const T* x, const std::int32_t* offsets, const std::int32_t* excluded,
+                  T* values, std::int32_t* indices, unsigned long long* parts) {
   __shared__ unsigned long long entries[capacity];
   __shared__ int count;
   constexpr int size = packet_size<T>, packets = tile / (block_threads * size);  // 1 packet of f32; bf16: half of the threads
@@ -167,8 +166,8 @@ __global__ void __launch_bounds__(block_threads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(block_threads) select_backward_kernel(std::int64_t chosen, std::int64_t k, std::int64_t columns, const T* dvalues,
-                                                                        const std::int32_t* indices, T* dx) {
+__global__ void __launch_bounds__(block_threads) select_backward_kernel(std::int64_t chosen, std::int64_t k, std::int64_t columns,
+                                                                        const T* dvalues, const std::int32_t* indices, T* dx) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
   if (i >= chosen) return;
   const std::int32_t column = indices[i];
@@ -213,13 +212,13 @@ void run(const TopK& args, Stream stream) {
     using T = std::remove_pointer_t<decltype(type)>;
     with_bool(packed_rows(columns, args.x.dtype, {args.x.data}), [&](auto packed) {
       select_kernel<T, packed.value><<<dim3(blocks_for(rows, 1), static_cast<unsigned>(plan.chunks)), block_threads, 0, native(stream)>>>(
-          columns, plan.chunk, static_cast<int>(k), args.x.as<T>(), args.excluded_offsets.as<std::int32_t>(), args.excluded.as<std::int32_t>(),
-          args.values.as<T>(), args.indices.as<std::int32_t>(), parts);
+          columns, plan.chunk, static_cast<int>(k), args.x.as<T>(), args.excluded_offsets.as<std::int32_t>(),
+          args.excluded.as<std::int32_t>(), args.values.as<T>(), args.indices.as<std::int32_t>(), parts);
     });
     check_launch("top_k");
     if (parts == nullptr) return;
     merge_kernel<T><<<blocks_for(rows, 1), block_threads, 0, native(stream)>>>(plan.chunks, static_cast<int>(k), parts, args.values.as<T>(),
-                                                                              args.indices.as<std::int32_t>());
+                                                                               args.indices.as<std::int32_t>());
     check_launch("top_k");
   });
 }

@@ -1,11 +1,10 @@
-// Softmax over rows. A row is read once into registers (a warp a row up to 256 packets of 16 bytes, 256 threads up to 2,048), reduced there
-// and written once: 8 bytes an element in f32, 4 in bf16. Wider rows take 512 threads, which hold 12 packets each in registers and more in
-// 160 KiB of shared memory, together 90,112 columns of f32 or 180,224 of bf16; what does not fit, and rows that are not whole packets, is
-// read again. Sums relative to a running maximum: Milakov and Gimelshein 2018. Two exponentials an element: bound by memory. Backward holds
-// y and dy, so half as many columns (45,056 of f32: at 49,152 columns 8 % of them are read twice); 16 bytes an element in f32. Masks add a
-// byte an entry.
+// Softmax over rows. A row is read once into registers (a warp a row up to 256 packets of 16 bytes, 256 threads up to 2,048, or 1,024 of
+// bf16), reduced there and written once: 8 bytes an element in f32, 4 in bf16. Wider rows take 512 threads, which hold 12 packets each
+// (bf16: 8) in registers and 20 in 160 KiB of shared memory, together 65,536 columns of f32 or 114,688 of bf16; what does not fit, and rows
+// that are not whole packets and longer than 128 of them, is read again. Sums relative to a running maximum: Milakov and Gimelshein 2018.
+// Two exponentials an element: bound by memory. Backward holds y and dy, so fewer columns (45,056 of f32: at 49,152 columns 8 % of them are
+// read twice; 73,728 of bf16); 16 bytes an element in f32. Masks add a byte an entry.
 #include "base/kernels/softmax.h"
-
 #include "cuda/elements.cuh"
 #include "cuda/online_softmax.cuh"
 
@@ -20,9 +19,9 @@ struct SoftmaxRows {
   std::int64_t rows;
   int columns;
   const std::uint8_t* mask;
-  std::int64_t rows_per_mask;
+  std::uint32_t rows_per_mask;  ///< 32 bits: a division of 64 is a call, around which registers spill
   const std::int32_t* lengths;
-  std::int64_t rows_per_length;
+  std::uint32_t rows_per_length;
 };
 
 /// The entries of one row that count; Masked: there is a mask or a length.
@@ -32,8 +31,8 @@ struct RowMask {
   int length;
   __device__ __forceinline__ RowMask(const SoftmaxRows& s, std::int64_t row) : length(s.columns) {
     if (!Masked) return;
-    if (s.mask != nullptr) mask = s.mask + row / s.rows_per_mask * s.columns;
-    if (s.lengths != nullptr) length = min(max(s.lengths[row / s.rows_per_length], 0), s.columns);
+    if (s.mask != nullptr) mask = s.mask + static_cast<std::uint32_t>(row) / s.rows_per_mask * static_cast<std::int64_t>(s.columns);
+    if (s.lengths != nullptr) length = min(max(s.lengths[static_cast<std::uint32_t>(row) / s.rows_per_length], 0), s.columns);
   }
   __device__ __forceinline__ bool counts(int column) const {
     if (!Masked) return column < length;
@@ -59,13 +58,13 @@ struct RowTotals {
 };
 
 template <class Access, bool Masked, class T>
-__device__ __forceinline__ void store_results(const SoftmaxRows& s, const RowMask<Masked>& mask, const RowTotals& totals, const Packet<T>& entries,
-                                              T* y, int lane, int p) {
+__device__ __forceinline__ void store_results(const SoftmaxRows& s, const RowMask<Masked>& mask, const RowTotals& totals,
+                                              const Packet<T>& entries, T* y, int lane, int p) {
   Packet<T> result = {};
 #pragma unroll
   for (int j = 0; j < Access::size; ++j) {
     const float x = entries.get(j);
-    float value = totals.most == -INFINITY ? 0.0f : expf(x * s.scale - totals.most) * totals.inverse;
+    float value = totals.most == -INFINITY ? (isnan(x) ? x : 0.0f) : expf(x * s.scale - totals.most) * totals.inverse;
     if (s.logarithm) {
       value = x == -INFINITY ? x : (x * s.scale - totals.most) - totals.log_total;
       if (Masked && !mask.counts(Access::column(lane, p, j))) value = 0.0f;
@@ -82,13 +81,14 @@ __device__ __forceinline__ float backward_term(const SoftmaxRows& s, const RowMa
   return !Masked || mask.counts(column) ? dy : 0.0f;
 }
 template <bool Masked>
-__device__ __forceinline__ float backward_element(const SoftmaxRows& s, const RowMask<Masked>& mask, int column, float y, float dy, float sum) {
+__device__ __forceinline__ float backward_element(const SoftmaxRows& s, const RowMask<Masked>& mask, int column, float y, float dy,
+                                                  float sum) {
   if (!s.logarithm) return s.scale * y * (dy - sum);
   return !Masked || mask.counts(column) ? s.scale * (dy - expf(y) * sum) : 0.0f;
 }
 template <class Access, bool Masked, class T>
-__device__ __forceinline__ void add_gradients(const SoftmaxRows& s, const RowMask<Masked>& mask, const Packet<T>& y, const Packet<T>& dy, float sum,
-                                              T* dx, int lane, int p) {
+__device__ __forceinline__ void add_gradients(const SoftmaxRows& s, const RowMask<Masked>& mask, const Packet<T>& y, const Packet<T>& dy,
+                                              float sum, T* dx, int lane, int p) {
   Packet<T> result = Access::load(dx, s.columns, lane, p, 0.0f);
 #pragma unroll
   for (int j = 0; j < Access::size; ++j)
@@ -159,8 +159,7 @@ __global__ void __launch_bounds__(block_threads) softmax_backward_kernel(Softmax
 #pragma unroll
   for (int p = 0; p < Packets; ++p)
 #pragma unroll
-    for (int j = 0; j < Access::size; ++j)
-      sum += backward_term(s, mask, Access::column(lane, p, j), values[p].get(j), gradients[p].get(j));
+    for (int j = 0; j < Access::size; ++j) sum += backward_term(s, mask, Access::column(lane, p, j), values[p].get(j), gradients[p].get(j));
   sum = row_reduce<Lanes>(sum, shared);
 #pragma unroll
   for (int p = 0; p < Packets; ++p) {
@@ -169,7 +168,10 @@ __global__ void __launch_bounds__(block_threads) softmax_backward_kernel(Softmax
   }
 }
 
-constexpr int wide_lanes = 512, wide_packets = 12;
+constexpr int wide_lanes = 512;
+/// Packets of a thread of a wide block that stay in registers: elements of a bf16 packet take more of them to work on.
+template <class T>
+constexpr int wide_packets = std::is_same_v<T, float> ? 12 : 8;
 /// Shared memory that every device of compute capability 8.0 and up grants a block, less a little for the reduction, and the packets of a
 /// thread that it holds.
 constexpr int waiting_bytes = 160 * 1024, waiting_packets = waiting_bytes / (wide_lanes * 16);
@@ -200,7 +202,7 @@ __global__ void __launch_bounds__(wide_lanes) softmax_wide_kernel(SoftmaxRows s,
 #pragma unroll
       for (int j = 0; j < Access::size; ++j) total.sum += expf(entries[p].get(j) * s.scale - total.maximum);
   }
-#pragma unroll 2
+#pragma unroll 1
   for (int p = Held; p < packets; ++p) {
     const Packet<T> packet = load_entries<Access>(x, mask, lane, p);
     if (p < kept) waiting[(p - Held) * wide_lanes + lane] = packet.raw();
@@ -237,10 +239,9 @@ __global__ void __launch_bounds__(wide_lanes) softmax_backward_wide_kernel(Softm
     values[p] = Access::load(y, s.columns, lane, p, 0.0f);
     gradients[p] = Access::load(dy, s.columns, lane, p, 0.0f);
 #pragma unroll
-    for (int j = 0; j < Access::size; ++j)
-      sum += backward_term(s, mask, Access::column(lane, p, j), values[p].get(j), gradients[p].get(j));
+    for (int j = 0; j < Access::size; ++j) sum += backward_term(s, mask, Access::column(lane, p, j), values[p].get(j), gradients[p].get(j));
   }
-#pragma unroll 2
+#pragma unroll 1
   for (int p = Held; p < packets; ++p) {
     const Packet<T> value = Access::load(y, s.columns, lane, p, 0.0f), gradient = Access::load(dy, s.columns, lane, p, 0.0f);
     if (p < kept) {
@@ -256,7 +257,8 @@ __global__ void __launch_bounds__(wide_lanes) softmax_backward_wide_kernel(Softm
   for (int p = Held; p < packets; ++p) {
     const bool held = p < kept;
     const Packet<T> value = held ? Packet<T>::of(waiting[2 * (p - Held) * wide_lanes + lane]) : Access::load(y, s.columns, lane, p, 0.0f);
-    const Packet<T> gradient = held ? Packet<T>::of(waiting[(2 * (p - Held) + 1) * wide_lanes + lane]) : Access::load(dy, s.columns, lane, p, 0.0f);
+    const Packet<T> gradient =
+        held ? Packet<T>::of(waiting[(2 * (p - Held) + 1) * wide_lanes + lane]) : Access::load(dy, s.columns, lane, p, 0.0f);
     add_gradients<Access>(s, mask, value, gradient, sum, dx, lane, p);
   }
 }
@@ -267,12 +269,13 @@ SoftmaxRows rows_of(const char* kernel, double scale, bool logarithm, const View
   require_columns(kernel, x.width());
   SoftmaxRows s{static_cast<float>(scale), logarithm, x.rows(), static_cast<int>(x.width()), nullptr, 1, nullptr, 1};
   const std::int64_t masks = mask.empty() ? 1 : mask.rows(), groups = lengths.empty() ? 1 : lengths.size();
+  if (s.rows > 0x7FFFFFFF) throw ShapeError(std::string("cuda: ") + kernel + ": " + std::to_string(s.rows) + " rows", "split the rows");
   if (masks == 0 || groups == 0 || s.rows % masks != 0 || s.rows % groups != 0 || (!mask.empty() && mask.width() != s.columns))
     throw ShapeError(std::string("cuda: ") + kernel + ": the mask does not fit the rows", "see base/kernels/softmax.h");
   s.mask = mask.as<std::uint8_t>();
-  s.rows_per_mask = s.rows / masks;
+  s.rows_per_mask = static_cast<std::uint32_t>(s.rows / masks);
   s.lengths = lengths.as<std::int32_t>();
-  s.rows_per_length = s.rows / groups;
+  s.rows_per_length = static_cast<std::uint32_t>(s.rows / groups);
   return s;
 }
 
@@ -282,22 +285,26 @@ struct RowPlan {
 };
 
 /// Calls f(RowPlan) with the smallest group that holds a row of this many packets in registers; false where none does. Rows that are not
-/// whole packets are held by a warp at most.
-template <bool Vector, class F>
+/// whole packets are held by a warp at most, four packets a lane.
+template <class T, bool Vector, class F>
 bool dispatch_row_plan(std::int64_t packets, F f) {
   if (packets <= 32) {
     f(RowPlan<32, 1>{});
     return true;
   }
-  if (packets <= 32 * 8) {
-    f(RowPlan<32, 8>{});
-    return true;
-  }
   if constexpr (Vector) {
-    if (packets <= 256 * 8) {
-      f(RowPlan<256, 8>{});
+    if (packets <= 32 * 8) {
+      f(RowPlan<32, 8>{});
       return true;
     }
+    constexpr int most = std::is_same_v<T, float> ? 8 : 4;  // elements of a bf16 packet take more registers to work on
+    if (packets <= 256 * most) {
+      f(RowPlan<256, most>{});
+      return true;
+    }
+  } else if (packets <= 32 * 4) {
+    f(RowPlan<32, 4>{});
+    return true;
   }
   return false;
 }
@@ -311,14 +318,15 @@ unsigned row_blocks(std::int64_t rows) {
 template <class... Parameters, class... Arguments>
 void launch_wide(void (*kernel)(Parameters...), std::int64_t rows, bool waiting, Stream stream, Arguments... arguments) {
   const int bytes = waiting ? waiting_bytes : 0;
-  if (waiting) EXPCTR_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  if (waiting)
+    EXPCTR_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   kernel<<<blocks_for(rows, 1), wide_lanes, bytes, native(stream)>>>(arguments...);
 }
 
 /// Whether rows go beyond the registers of a wide block.
 template <class T>
 bool needs_waiting(const SoftmaxRows& s) {
-  return s.columns > wide_lanes * wide_packets * packet_size<T>;
+  return s.columns > wide_lanes * wide_packets<T> * packet_size<T>;
 }
 
 }  // namespace
@@ -334,14 +342,15 @@ void run(const SoftmaxForward& args, Stream stream) {
     T* y = args.y.as<T>();
     with_bool(packed_rows(s.columns, args.x.dtype, {x, y}), [&](auto vector) {
       constexpr bool packed = decltype(vector)::value;
-      const bool held = dispatch_row_plan<packed>(ceil_div(s.columns, packet_size<T>), [&](auto plan) {
+      const bool held = dispatch_row_plan<T, packed>(ceil_div(s.columns, packet_size<T>), [&](auto plan) {
         using Plan = decltype(plan);
-        softmax_kernel<T, Plan::lanes, Plan::packets, packed><<<row_blocks<Plan::lanes>(s.rows), block_threads, 0, native(stream)>>>(s, x, y);
+        softmax_kernel<T, Plan::lanes, Plan::packets, packed>
+            <<<row_blocks<Plan::lanes>(s.rows), block_threads, 0, native(stream)>>>(s, x, y);
       });
       if (held) return;
       if constexpr (packed)
         with_bool(s.mask != nullptr || s.lengths != nullptr, [&](auto masked) {
-          launch_wide(softmax_wide_kernel<T, wide_packets, true, decltype(masked)::value>, s.rows, needs_waiting<T>(s), stream, s, x, y);
+          launch_wide(softmax_wide_kernel<T, wide_packets<T>, true, decltype(masked)::value>, s.rows, needs_waiting<T>(s), stream, s, x, y);
         });
       else
         launch_wide(softmax_wide_kernel<T, 0, false, true>, s.rows, false, stream, s, x, y);
@@ -361,7 +370,7 @@ void run(const SoftmaxBackward& args, Stream stream) {
     T* dx = args.dx.as<T>();
     with_bool(packed_rows(s.columns, args.y.dtype, {y, dy, dx}), [&](auto vector) {
       constexpr bool packed = decltype(vector)::value;
-      const bool held = dispatch_row_plan<packed>(ceil_div(s.columns, packet_size<T>), [&](auto plan) {
+      const bool held = dispatch_row_plan<T, packed>(ceil_div(s.columns, packet_size<T>), [&](auto plan) {
         using Plan = decltype(plan);
         softmax_backward_kernel<T, Plan::lanes, Plan::packets, packed>
             <<<row_blocks<Plan::lanes>(s.rows), block_threads, 0, native(stream)>>>(s, y, dy, dx);
@@ -369,7 +378,8 @@ void run(const SoftmaxBackward& args, Stream stream) {
       if (held) return;
       if constexpr (packed)
         with_bool(s.mask != nullptr || s.lengths != nullptr, [&](auto masked) {
-          launch_wide(softmax_backward_wide_kernel<T, wide_packets, true, decltype(masked)::value>, s.rows, needs_waiting<T>(s), stream, s, y, dy, dx);
+          launch_wide(softmax_backward_wide_kernel<T, wide_packets<T>, true, decltype(masked)::value>, s.rows, needs_waiting<T>(s), stream,
+                      s, y, dy, dx);
         });
       else
         launch_wide(softmax_backward_wide_kernel<T, 0, false, true>, s.rows, false, stream, s, y, dy, dx);

@@ -5,7 +5,8 @@
 
 namespace expctr {
 
-/// y[o, y_begin + k, i] (+)= x[o, x_begin + k, i], k < count; x [outer, *, inner], y [outer, *, inner]. f32, f64, bf16; i32 without accumulate.
+/// y[o, y_begin + k, i] (+)= x[o, x_begin + k, i], k < count; x [outer, *, inner], y [outer, *, inner]. f32, f64, bf16; i32 without
+/// accumulate.
 struct CopyAxis {
   std::int64_t count, x_begin, y_begin;
   bool accumulate;

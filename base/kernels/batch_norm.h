@@ -7,8 +7,8 @@ namespace expctr {
 
 /// y = gain (x - mean) inverse_deviation + bias per column of x [rows, width]; gain and bias [width] may be empty (1 and 0).
 /// training: mean and biased variance of the rows, written to mean and inverse_deviation [width]; running_mean and running_variance move by
-/// `momentum` towards the batch's mean and unbiased variance (one row has no unbiased variance: the running one stays). Otherwise, and for an
-/// empty batch, the running statistics are used and copied there. All vectors are f32 where x is bf16.
+/// `momentum` towards the batch's mean and unbiased variance (one row has no unbiased variance: the running one stays). Otherwise, and for
+/// an empty batch, the running statistics are used and copied there. All vectors are f32 where x is bf16.
 struct BatchNormForward {
   double epsilon, momentum;
   bool training;

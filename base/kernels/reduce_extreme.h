@@ -5,8 +5,8 @@
 
 namespace expctr {
 
-/// x [outer, n, inner] -> y [outer, inner]: largest (or smallest) over n; index [outer, inner] i32: where, the lowest of equal ones. NaN counts
-/// as the extreme. n is at least 1 where there are outputs. y or index may be empty.
+/// x [outer, n, inner] -> y [outer, inner]: largest (or smallest) over n; index [outer, inner] i32: where, the lowest of equal ones. NaN
+/// counts as the extreme. n is at least 1 where there are outputs. y or index may be empty.
 struct ExtremeForward {
   bool maximum;
   View x, y, index;

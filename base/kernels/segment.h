@@ -14,8 +14,8 @@ struct SegmentSumForward {
 struct SegmentSumBackward {
   View dy, offsets, dx;
 };
-/// y = the largest of each column in the segment, argument [segments, width] i32 the first row that holds it; NaN is larger than every number. An
-/// empty segment gives 0 and -1.
+/// y = the largest of each column in the segment, argument [segments, width] i32 the first row that holds it; NaN is larger than every
+/// number. An empty segment gives 0 and -1.
 struct SegmentMaxForward {
   View x, offsets, y, argument;
 };

@@ -44,6 +44,5 @@ inline Tensor counting(const OpPlace& place, std::int64_t count, std::int64_t st
   return ids(place, values);
 }
 
-/// Appends the entries of softmax, batch norm, reductions, moving and choosing elements.
 
 }  // namespace expctr

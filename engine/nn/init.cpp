@@ -48,7 +48,8 @@ std::vector<double> standard_normal(RandomKey key, std::int64_t n, std::uint32_t
 
 Tensor placed(const Initialiser& from, const std::vector<double>& values, const Shape& shape) {
   if (from.dtype == DType::f64) return Tensor::of(values, shape, from.device);
-  if (from.dtype != DType::f32) throw Error(fmt::format("parameters of type {} are not initialised here", dtype_name(from.dtype)), "f32 or f64");
+  if (from.dtype != DType::f32)
+    throw Error(fmt::format("parameters of type {} are not initialised here", dtype_name(from.dtype)), "f32 or f64");
   return Tensor::of(std::vector<float>(values.begin(), values.end()), shape, from.device);
 }
 
@@ -64,7 +65,8 @@ double dot(const double* a, const double* b, std::int64_t n) {
   return total;
 }
 
-/// Makes `count` <= `width` rows orthonormal. Each is freed of the earlier ones twice: the second time takes what rounding left of the first.
+/// Makes `count` <= `width` rows orthonormal. Each is freed of the earlier ones twice: the second time takes what rounding left of the
+/// first.
 void orthonormalise(std::vector<double>& rows, std::int64_t count, std::int64_t width, RandomKey key) {
   for (std::int64_t r = 0; r < count; ++r) {
     double* row = rows.data() + r * width;
@@ -108,7 +110,8 @@ Tensor Initialiser::normal(std::string_view name, const Shape& shape, double dev
 
 Tensor Initialiser::truncated_normal(std::string_view name, const Shape& shape, double deviation, double low, double high) const {
   if (!(normal_distribution(high) - normal_distribution(low) >= 0.01)) {
-    throw UsageError(fmt::format("truncated_normal: bounds {} and {} deviations", low, high), "choose bounds that hold at least 1 % of a normal distribution");
+    throw UsageError(fmt::format("truncated_normal: bounds {} and {} deviations", low, high),
+                     "choose bounds that hold at least 1 % of a normal distribution");
   }
   const RandomKey key = key_of(*this, name);
   const auto inside = [&](double value) { return value >= low && value <= high; };
@@ -134,19 +137,23 @@ Tensor Initialiser::truncated_normal(std::string_view name, const Shape& shape, 
 
 Tensor Initialiser::uniform(std::string_view name, const Shape& shape, double bound) const {
   const RandomKey key = key_of(*this, name);
-  return placed(*this, draw_values(shape.size(), [=](std::uint64_t pair) {
-                  const auto [u, v] = uniform_pair(key, pair, 0);
-                  return std::pair(bound * (2.0 * u - 1.0), bound * (2.0 * v - 1.0));
-                }),
+  return placed(*this,
+                draw_values(shape.size(),
+                            [=](std::uint64_t pair) {
+                              const auto [u, v] = uniform_pair(key, pair, 0);
+                              return std::pair(bound * (2.0 * u - 1.0), bound * (2.0 * v - 1.0));
+                            }),
                 shape);
 }
 
 Tensor Initialiser::uniform(std::string_view name, const Shape& shape, double low, double high) const {
   const RandomKey key = key_of(*this, name);
-  return placed(*this, draw_values(shape.size(), [=](std::uint64_t pair) {
-                  const auto [u, v] = uniform_pair(key, pair, 0);
-                  return std::pair(low + (high - low) * u, low + (high - low) * v);
-                }),
+  return placed(*this,
+                draw_values(shape.size(),
+                            [=](std::uint64_t pair) {
+                              const auto [u, v] = uniform_pair(key, pair, 0);
+                              return std::pair(low + (high - low) * u, low + (high - low) * v);
+                            }),
                 shape);
 }
 
@@ -179,7 +186,8 @@ Tensor Initialiser::orthogonal(std::string_view name, const Shape& shape, double
   std::vector<double> basis = standard_normal(key, count * width, 0), values(static_cast<std::size_t>(rows * columns));
   orthonormalise(basis, count, width, key);
   for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t c = 0; c < columns; ++c) values[r * columns + c] = gain * (rows <= columns ? basis[r * width + c] : basis[c * width + r]);
+    for (std::int64_t c = 0; c < columns; ++c)
+      values[r * columns + c] = gain * (rows <= columns ? basis[r * width + c] : basis[c * width + r]);
   return placed(*this, values, shape);
 }
 

@@ -48,7 +48,8 @@ Tensor concat(std::span<const Tensor> parts, int axis) {
     require_rank("concat", "part", part, parts[0].rank());
     require_same_place("concat", parts[0], part);
     if (!(with_extent(part.shape(), at, 1) == with_extent(parts[0].shape(), at, 1))) {
-      throw ShapeError(fmt::format("concat: {} beside {} along axis {}", parts[0].shape().text(), part.shape().text(), at), "the other extents are equal");
+      throw ShapeError(fmt::format("concat: {} beside {} along axis {}", parts[0].shape().text(), part.shape().text(), at),
+                       "the other extents are equal");
     }
     total += part.dim(at);
   }
@@ -64,7 +65,8 @@ Tensor concat(std::span<const Tensor> parts, int axis) {
   return record("concat", y, parts, [=](const Tensor& dy, const GradientSlots& d) {
     std::int64_t from = 0;
     for (std::size_t i = 0; i < shapes.size(); ++i) {
-      if (const Tensor part = d[i]; part.defined()) run(dy.device(), CopyAxis{shapes[i][1], from, 0, true, dy.reshape(whole), part.reshape(shapes[i])});
+      if (const Tensor part = d[i]; part.defined())
+        run(dy.device(), CopyAxis{shapes[i][1], from, 0, true, dy.reshape(whole), part.reshape(shapes[i])});
       from += shapes[i][1];
     }
   });
@@ -128,11 +130,14 @@ Tensor pad_rows(const Tensor& x, const Tensor& offsets, std::int64_t length, Pad
   if (!scope.dense()) return pad_rows(dense(x), dense(offsets), length, side);
   require_rank("pad_rows", "x", x, 2);
   require_rank("pad_rows", "offsets", offsets, 1);
-  if (offsets.dim(0) < 1 || length < 0) throw ShapeError(fmt::format("pad_rows: offsets {} and length {}", offsets.shape().text(), length), "batch + 1 offsets are needed");
+  if (offsets.dim(0) < 1 || length < 0)
+    throw ShapeError(fmt::format("pad_rows: offsets {} and length {}", offsets.shape().text(), length), "batch + 1 offsets are needed");
   const bool front = side == PadSide::front;
   Tensor y = Tensor::empty({offsets.dim(0) - 1, length, x.dim(1)}, x.dtype(), x.device());
   run(x.device(), PadRows{front, false, x, offsets, y});
-  return record("pad_rows", y, {x}, [=](const Tensor& dy, const GradientSlots& d) { run(dy.device(), PackRows{front, true, dy, offsets, d[0]}); });
+  return record("pad_rows", y, {x}, [=](const Tensor& dy, const GradientSlots& d) {
+    run(dy.device(), PackRows{front, true, dy, offsets, d[0]});
+  });
 }
 
 Tensor pack_rows(const Tensor& x, const Tensor& offsets, std::int64_t rows, PadSide side) {
@@ -144,7 +149,9 @@ Tensor pack_rows(const Tensor& x, const Tensor& offsets, std::int64_t rows, PadS
   const bool front = side == PadSide::front;
   Tensor y = Tensor::empty({rows, x.dim(2)}, x.dtype(), x.device());
   run(x.device(), PackRows{front, false, x, offsets, y});
-  return record("pack_rows", y, {x}, [=](const Tensor& dy, const GradientSlots& d) { run(dy.device(), PadRows{front, true, dy, offsets, d[0]}); });
+  return record("pack_rows", y, {x}, [=](const Tensor& dy, const GradientSlots& d) {
+    run(dy.device(), PadRows{front, true, dy, offsets, d[0]});
+  });
 }
 
 }  // namespace expctr

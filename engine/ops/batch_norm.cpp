@@ -24,8 +24,8 @@ Tensor batch_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, const
   const auto require_vector = [&](const char* name, const Tensor& vector) {
     require_shape("batch_norm", name, vector, {x.dim(1)}, "one value per column of x");
     if (vector.dtype() != vector_dtype || !(vector.device() == x.device())) {
-      throw ShapeError(fmt::format("batch_norm: {} is {} on {}, x is {} on {}", name, dtype_name(vector.dtype()), device_name(vector.device()), dtype_name(x.dtype()),
-                                   device_name(x.device())),
+      throw ShapeError(fmt::format("batch_norm: {} is {} on {}, x is {} on {}", name, dtype_name(vector.dtype()),
+                                   device_name(vector.device()), dtype_name(x.dtype()), device_name(x.device())),
                        "vectors have the dtype and device of x, f32 where x is bf16");
     }
   };
@@ -34,8 +34,18 @@ Tensor batch_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, const
   require_vector("running_mean", running_mean);
   require_vector("running_variance", running_variance);
   Tensor y = x.empty_like(), mean = Tensor::empty({x.dim(1)}, vector_dtype, x.device()), inverse_deviation = mean.empty_like();
-  run(x.device(), BatchNormForward{options.epsilon, options.momentum, options.training, x, gain, bias, running_mean, running_variance, y, mean,
-                                   inverse_deviation, {}});
+  run(x.device(), BatchNormForward{options.epsilon,
+                                   options.momentum,
+                                   options.training,
+                                   x,
+                                   gain,
+                                   bias,
+                                   running_mean,
+                                   running_variance,
+                                   y,
+                                   mean,
+                                   inverse_deviation,
+                                   {}});
   const bool training = options.training;
   return record("batch_norm", y, {x, gain, bias}, [=](const Tensor& dy, const GradientSlots& d) {
     run(x.device(), BatchNormBackward{training, x, gain, mean, inverse_deviation, dy, d[0], d[1], d[2], {}});

@@ -76,9 +76,11 @@ Tensor sum_axes(const Tensor& x, std::span<const int> axes, double scale) {
   std::vector<int> order;
   for (const int axis : axes) order.push_back(axis_of("sum_axes", x, axis));
   std::sort(order.begin(), order.end(), std::greater<>());
-  if (std::adjacent_find(order.begin(), order.end()) != order.end()) throw ShapeError(fmt::format("sum_axes: an axis of {} stands twice", x.shape().text()));
+  if (std::adjacent_find(order.begin(), order.end()) != order.end())
+    throw ShapeError(fmt::format("sum_axes: an axis of {} stands twice", x.shape().text()));
   if (order.empty()) throw ShapeError("sum_axes: no axes", "name the axes to sum over");
-  // Neighbouring axes go in one sum: each run is first flattened into its first axis. Later axes first, so that the earlier ones keep their place.
+  // Neighbouring axes go in one sum: each run is first flattened into its first axis. Later axes first, so that the earlier ones keep their
+  // place.
   Tensor y = x;
   for (std::size_t i = 0; i < order.size();) {
     std::size_t last = i + 1;

@@ -12,8 +12,8 @@ struct Extreme {
   Tensor value;  ///< the shape of x without the axis
   Tensor index;  ///< i32, the place along the axis
 };
-/// Largest entry along an axis (negative: from the end), which disappears. Of equal ones the lowest index counts and gets the gradient; NaN is
-/// larger than every number. The axis must not be empty.
+/// Largest entry along an axis (negative: from the end), which disappears. Of equal ones the lowest index counts and gets the gradient; NaN
+/// is larger than every number. The axis must not be empty.
 Extreme reduce_max(const Tensor& x, int axis);
 /// Smallest entry, otherwise like reduce_max.
 Extreme reduce_min(const Tensor& x, int axis);

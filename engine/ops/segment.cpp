@@ -24,7 +24,9 @@ Tensor segment_sum(const Tensor& x, const Tensor& offsets) {
   if (!scope.dense()) return segment_sum(dense(x), dense(offsets));
   Tensor y = Tensor::empty(segments_of("segment_sum", x, offsets), x.dtype(), x.device());
   run(x.device(), SegmentSumForward{x, offsets, y});
-  return record("segment_sum", y, {x}, [=](const Tensor& dy, const GradientSlots& d) { run(x.device(), SegmentSumBackward{dy, offsets, d[0]}); });
+  return record("segment_sum", y, {x}, [=](const Tensor& dy, const GradientSlots& d) {
+    run(x.device(), SegmentSumBackward{dy, offsets, d[0]});
+  });
 }
 
 SegmentMaximum segment_max(const Tensor& x, const Tensor& offsets) {
@@ -32,7 +34,9 @@ SegmentMaximum segment_max(const Tensor& x, const Tensor& offsets) {
   if (!scope.dense()) return segment_max(dense(x), dense(offsets));
   Tensor y = Tensor::empty(segments_of("segment_max", x, offsets), x.dtype(), x.device()), argument = Tensor::empty(y.shape(), DType::i32, x.device());
   run(x.device(), SegmentMaxForward{x, offsets, y, argument});
-  y = record("segment_max", y, {x}, [=](const Tensor& dy, const GradientSlots& d) { run(x.device(), SegmentMaxBackward{dy, argument, d[0]}); });
+  y = record("segment_max", y, {x}, [=](const Tensor& dy, const GradientSlots& d) {
+    run(x.device(), SegmentMaxBackward{dy, argument, d[0]});
+  });
   return {y, argument};
 }
 

@@ -6,7 +6,8 @@
 
 namespace expctr {
 
-/// x [rows, width], offsets [segments + 1] i32 -> [segments, width]: sum of each segment's rows; 0 for an empty one. dx[r] = dy[segment of r].
+/// x [rows, width], offsets [segments + 1] i32 -> [segments, width]: sum of each segment's rows; 0 for an empty one. dx[r] = dy[segment of
+/// r].
 Tensor segment_sum(const Tensor& x, const Tensor& offsets);
 
 struct SegmentMaximum {

@@ -17,11 +17,13 @@ namespace {
 void require_groups(const char* op, const char* name, const Tensor& tensor, std::int64_t groups, const Tensor& x, DType dtype) {
   const std::int64_t rows = x.rows();
   if (tensor.dtype() != dtype || !(tensor.device() == x.device())) {
-    throw ShapeError(fmt::format("{}: {} is {} on {}, x is on {}", op, name, dtype_name(tensor.dtype()), device_name(tensor.device()), device_name(x.device())),
+    throw ShapeError(fmt::format("{}: {} is {} on {}, x is on {}", op, name, dtype_name(tensor.dtype()), device_name(tensor.device()),
+                                 device_name(x.device())),
                      fmt::format("pass {} on the device of x", dtype_name(dtype)));
   }
   if (rows > 0 && (groups == 0 || rows % groups != 0)) {
-    throw ShapeError(fmt::format("{}: {} is {}, x is {}", op, name, tensor.shape().text(), x.shape().text()), "the rows of x are a multiple of the groups");
+    throw ShapeError(fmt::format("{}: {} is {}, x is {}", op, name, tensor.shape().text(), x.shape().text()),
+                     "the rows of x are a multiple of the groups");
   }
 }
 

@@ -26,15 +26,18 @@ TEST_CASE("batch norm in both storages") {
   for (const std::int64_t width : {40, 33}) {
     const std::int64_t rows = 300;
     const Shape shape{rows, width};
-    const std::vector<float> x = random_stored(rows * width, 1), dy = random_stored(rows * width, 2), gain = random_floats(width, 3), bias = random_floats(width, 4),
-                             old = random_stored(rows * width, 5), variance = random_floats(width, 6, 0.5, 1.5);
+    const std::vector<float> x = random_stored(rows * width, 1), dy = random_stored(rows * width, 2), gain = random_floats(width, 3),
+                             bias = random_floats(width, 4), old = random_stored(rows * width, 5),
+                             variance = random_floats(width, 6, 0.5, 1.5);
     in_both_storages([&](DType dtype) {
-      const DeviceTensor xt = stored(x, shape, dtype), d = stored(dy, shape, dtype), y = DeviceTensor::output(shape, dtype), dx = stored(old, shape, dtype);
-      const DeviceTensor g(gain, {width}), b(bias, {width}), rm(bias, {width}), rv(variance, {width}), mean = DeviceTensor::output({width}),
-          inverse = DeviceTensor::output({width}), dgain(gain, {width}), dbias(bias, {width});
+      const DeviceTensor xt = stored(x, shape, dtype), d = stored(dy, shape, dtype), y = DeviceTensor::output(shape, dtype),
+                         dx = stored(old, shape, dtype);
+      const DeviceTensor g(gain, {width}), b(bias, {width}), rm(bias, {width}), rv(variance, {width}),
+          mean = DeviceTensor::output({width}), inverse = DeviceTensor::output({width}), dgain(gain, {width}), dbias(bias, {width});
       launch(BatchNormForward{1e-5, 0.1, true, xt, g, b, rm, rv, y, mean, inverse, {}});
       launch(BatchNormBackward{true, xt, g, mean, inverse, d, dx, dgain, dbias, {}});
-      return std::vector<std::vector<float>>{read_stored(y), mean.read(), inverse.read(), rm.read(), rv.read(), read_stored(dx), dgain.read(), dbias.read()};
+      return std::vector<std::vector<float>>{read_stored(y), mean.read(),     inverse.read(), rm.read(),
+                                             rv.read(),      read_stored(dx), dgain.read(),   dbias.read()};
     });
   }
 }
@@ -43,14 +46,16 @@ TEST_CASE("segments in both storages") {
   for (const std::int64_t width : {24, 5}) {
     const std::vector<float> x = random_stored(44 * width, 1), dy = random_stored(4 * width, 2), old = random_stored(44 * width, 3);
     in_both_storages([&](DType dtype) {
-      const DeviceTensor xt = stored(x, {44, width}, dtype), d = stored(dy, {4, width}, dtype), ot(offsets, {5}), sum = DeviceTensor::output({4, width}, dtype),
-                         most = DeviceTensor::output({4, width}, dtype), argument = DeviceTensor::output({4, width}, DType::i32),
-                         dsum = stored(old, {44, width}, dtype), dmost = stored(old, {44, width}, dtype);
+      const DeviceTensor xt = stored(x, {44, width}, dtype), d = stored(dy, {4, width}, dtype), ot(offsets, {5}),
+                         sum = DeviceTensor::output({4, width}, dtype), most = DeviceTensor::output({4, width}, dtype),
+                         argument = DeviceTensor::output({4, width}, DType::i32), dsum = stored(old, {44, width}, dtype),
+                         dmost = stored(old, {44, width}, dtype);
       launch(SegmentSumForward{xt, ot, sum});
       launch(SegmentSumBackward{d, ot, dsum});
       launch(SegmentMaxForward{xt, ot, most, argument});
       launch(SegmentMaxBackward{d, argument, dmost});
-      return std::vector<std::vector<float>>{read_stored(sum), read_stored(dsum), read_stored(most), as_floats(argument), read_stored(dmost)};
+      return std::vector<std::vector<float>>{read_stored(sum), read_stored(dsum), read_stored(most), as_floats(argument),
+                                             read_stored(dmost)};
     });
   }
 }
@@ -76,8 +81,9 @@ TEST_CASE("moving elements in both storages") {
     const std::vector<std::int32_t> index = random_ids(2 * 9, 3, -2, 22);
     in_both_storages([&](DType dtype) {
       const DeviceTensor xt = stored(x, {44, width}, dtype), x3 = stored(x, {2, 22, width}, dtype), it(index, {2, 9}), ot(offsets, {5}),
-                         copied = stored(old, {2, 20, width}, dtype), taken = DeviceTensor::output({2, 9, width}, dtype), dx = stored(x, {2, 22, width}, dtype),
-                         padded = stored(old, {4, 10, width}, dtype), packed = DeviceTensor::output({44, width}, dtype);
+                         copied = stored(old, {2, 20, width}, dtype), taken = DeviceTensor::output({2, 9, width}, dtype),
+                         dx = stored(x, {2, 22, width}, dtype), padded = stored(old, {4, 10, width}, dtype),
+                         packed = DeviceTensor::output({44, width}, dtype);
       launch(CopyAxis{7, 3, 11, true, x3, copied});
       launch(TakeAlong{false, x3, it, taken});
       launch(TakeAlongBackward{taken, it, dx});
@@ -90,7 +96,8 @@ TEST_CASE("moving elements in both storages") {
 
 TEST_CASE("the best entries in both storages") {
   for (const std::int64_t columns : {4096, 1683}) {
-    const std::vector<float> x = random_stored(2 * columns, 1), dy = random_stored(2 * 30, 2), old(static_cast<std::size_t>(2 * columns), 0.0f);
+    const std::vector<float> x = random_stored(2 * columns, 1), dy = random_stored(2 * 30, 2),
+                             old(static_cast<std::size_t>(2 * columns), 0.0f);
     in_both_storages([&](DType dtype) {
       const DeviceTensor xt = stored(x, {2, columns}, dtype), d = stored(dy, {2, 30}, dtype), values = DeviceTensor::output({2, 30}, dtype),
                          indices = DeviceTensor::output({2, 30}, DType::i32), dx = stored(old, {2, columns}, dtype);

@@ -11,8 +11,8 @@ struct Reference {
   std::vector<double> y, dx;
 };
 
-Reference plain(const std::vector<float>& x, const std::vector<float>& dy, const std::vector<float>& old, std::int64_t rows, std::int64_t columns,
-                const std::vector<std::uint8_t>& mask, double scale, bool logarithm) {
+Reference plain(const std::vector<float>& x, const std::vector<float>& dy, const std::vector<float>& old, std::int64_t rows,
+                std::int64_t columns, const std::vector<std::uint8_t>& mask, double scale, bool logarithm) {
   Reference result{std::vector<double>(x.size()), {old.begin(), old.end()}};
   for (std::int64_t r = 0; r < rows; ++r) {
     const auto counts = [&](std::int64_t c) { return mask.empty() || mask[static_cast<std::size_t>(c)] != 0; };
@@ -46,19 +46,21 @@ TEST_CASE("softmax: every way to hold a row, in both storages, aligned or not, m
     bool masked, logarithm;
   };
   // A warp, a block, registers of a wide block, shared memory, read again; rows that are not whole packets.
-  for (const Case& c : {Case{9, 24, 0, false, false}, Case{3, 1000, 0, true, true}, Case{2, 8192, 0, false, true}, Case{1, 20480, 0, true, false},
-                        Case{1, 49152, 0, false, false}, Case{1, 98304, 0, true, true}, Case{5, 77, 0, true, false}, Case{2, 2051, 0, false, true},
-                        Case{3, 128, 4, false, false}}) {
+  for (const Case& c : {Case{9, 24, 0, false, false}, Case{3, 1000, 0, true, true}, Case{2, 8192, 0, false, true},
+                        Case{1, 20480, 0, true, false}, Case{1, 49152, 0, false, false}, Case{1, 98304, 0, true, true},
+                        Case{5, 77, 0, true, false}, Case{2, 2051, 0, false, true}, Case{3, 128, 4, false, false}}) {
     CAPTURE(c.columns);
     CAPTURE(c.shift);
     const std::int64_t n = c.rows * c.columns;
-    const std::vector<float> x = rounded_bf16(random_floats(n, 1, -4, 4)), dy = rounded_bf16(random_floats(n, 2)), old = rounded_bf16(random_floats(n, 3));
+    const std::vector<float> x = rounded_bf16(random_floats(n, 1, -4, 4)), dy = rounded_bf16(random_floats(n, 2)),
+                             old = rounded_bf16(random_floats(n, 3));
     std::vector<std::uint8_t> mask;
     for (std::int64_t i = 0; c.masked && i < c.columns; ++i) mask.push_back(i % 5 != 2);
     const Shape shape{c.rows, c.columns};
     std::vector<std::vector<float>> outputs;
     for (const DType dtype : {DType::f32, DType::bf16}) {
-      const DeviceTensor xt = stored(x, shape, dtype, c.shift), d = stored(dy, shape, dtype), dx = stored(old, shape, dtype), y = DeviceTensor::output(shape, dtype);
+      const DeviceTensor xt = stored(x, shape, dtype, c.shift), d = stored(dy, shape, dtype), dx = stored(old, shape, dtype),
+                         y = DeviceTensor::output(shape, dtype);
       const DeviceTensor mt(mask, {c.masked ? 1 : 0, c.columns});
       const View mask_view = c.masked ? mt.view() : View{};
       launch(SoftmaxForward{0.5, c.logarithm, xt, mask_view, {}, y});

@@ -59,7 +59,8 @@ void check_moments(const std::vector<double>& values, double mean, double varian
 
 TEST_CASE("uniform initial values") {
   for (const auto& [low, high] : {std::pair{-0.5, 0.5}, {1.0, 4.0}}) {
-    const std::vector<double> values = values_of(low == -high ? initial.uniform("u", {many}, high) : initial.uniform("u", {many}, low, high));
+    const std::vector<double> values =
+        values_of(low == -high ? initial.uniform("u", {many}, high) : initial.uniform("u", {many}, low, high));
     const double width = high - low;
     check_moments(values, 0.5 * (low + high), width * width / 12.0, std::pow(width, 4) / 80.0);
     CHECK(distance(values, [low = low, width](double x) { return std::clamp((x - low) / width, 0.0, 1.0); }) < too_far);
@@ -89,7 +90,9 @@ TEST_CASE("truncated normal initial values") {
     CAPTURE(low);
     const std::vector<double> values = values_of(initial.truncated_normal("t", {many}, 0.5, low, high));
     const double mass = normal(high) - normal(low);
-    CHECK(distance(values, [=, low = low, high = high](double x) { return (normal(std::clamp(x / 0.5, low, high)) - normal(low)) / mass; }) < too_far);
+    CHECK(distance(values, [=, low = low, high = high](double x) {
+            return (normal(std::clamp(x / 0.5, low, high)) - normal(low)) / mass;
+          }) < too_far);
     CHECK(*std::min_element(values.begin(), values.end()) >= 0.5 * low);
     CHECK(*std::max_element(values.begin(), values.end()) <= 0.5 * high);
   }
@@ -113,7 +116,8 @@ TEST_CASE("fans, Glorot's and He's scales") {
   CHECK(variance_of(initial.xavier_uniform("w", shape, 3.0)) == doctest::Approx(18.0 / 450.0).epsilon(uniform_error));
   CHECK(variance_of(initial.he_normal("w", shape)) == doctest::Approx(2.0 / 400.0).epsilon(normal_error));
   CHECK(variance_of(initial.he_uniform("w", shape, 0.5)) == doctest::Approx(2.0 / (1.25 * 400.0)).epsilon(uniform_error));
-  const std::vector<double> he = values_of(initial.he_uniform("w", shape, std::sqrt(5.0))), linear = values_of(initial.kaiming_uniform("w", shape, 400));
+  const std::vector<double> he = values_of(initial.he_uniform("w", shape, std::sqrt(5.0))),
+                            linear = values_of(initial.kaiming_uniform("w", shape, 400));
   double difference = 0;
   for (std::size_t i = 0; i < he.size(); ++i) difference = std::max(difference, std::abs(he[i] - linear[i]));
   CHECK(difference < 1e-15);
@@ -125,7 +129,8 @@ TEST_CASE("orthogonal initial values") {
     Shape shape;
     std::int64_t rows, columns;
   };
-  for (const Case& c : {Case{{1, 1}, 1, 1}, Case{{7, 3}, 7, 3}, Case{{16, 4096}, 16, 4096}, Case{{40, 40}, 40, 40}, Case{{4, 3, 5}, 4, 15}, Case{{0, 3}, 0, 3}}) {
+  for (const Case& c : {Case{{1, 1}, 1, 1}, Case{{7, 3}, 7, 3}, Case{{16, 4096}, 16, 4096}, Case{{40, 40}, 40, 40}, Case{{4, 3, 5}, 4, 15},
+                        Case{{0, 3}, 0, 3}}) {
     CAPTURE(c.shape.text());
     for (const DType dtype : {DType::f64, DType::f32}) {
       const Tensor tensor = Initialiser{7, dtype, {}}.orthogonal("o", c.shape, 2.0);

@@ -63,8 +63,9 @@ OP_CASES(concat) {
     int axis;
     std::vector<std::int64_t> extents;
   };
-  const Case cases[] = {{Shape{1}, 0, {2, 0, 3}},          {Shape{0, 3}, 1, {1, 2}},       {Shape{3, 1, 4}, 1, {2, 5}}, {Shape{3, 1, 4}, 0, {1, 2, 3}},
-                        {Shape{2, 3, 1}, 2, {4, 8, 4}},    {Shape{2, 3, 1}, 2, {1, 5, 3}}, {Shape{67, 1}, 1, {64, 3}}, {Shape{9, 1, 2, 8}, 1, {16, 1}}};
+  const Case cases[] = {{Shape{1}, 0, {2, 0, 3}},       {Shape{0, 3}, 1, {1, 2}},       {Shape{3, 1, 4}, 1, {2, 5}},
+                        {Shape{3, 1, 4}, 0, {1, 2, 3}}, {Shape{2, 3, 1}, 2, {4, 8, 4}}, {Shape{2, 3, 1}, 2, {1, 5, 3}},
+                        {Shape{67, 1}, 1, {64, 3}},     {Shape{9, 1, 2, 8}, 1, {16, 1}}};
   for (const Case& c : cases) {
     std::vector<Operand> parts;
     std::string label = "axis " + std::to_string(c.axis);
@@ -97,11 +98,11 @@ OP_CASES(slice) {
     int axis;
     std::int64_t begin, count;
   };
-  for (const Case& c : {Case{{1}, 0, 0, 1}, Case{{0, 4}, 1, 1, 2}, Case{{3, 7, 2}, 1, 2, 5}, Case{{3, 7}, 1, 7, 0}, Case{{3, 8, 4}, 1, 3, 4},
-                        Case{{67, 130}, 1, 1, 127}, Case{{5, 9, 3}, 0, 1, 3}}) {
+  for (const Case& c : {Case{{1}, 0, 0, 1}, Case{{0, 4}, 1, 1, 2}, Case{{3, 7, 2}, 1, 2, 5}, Case{{3, 7}, 1, 7, 0},
+                        Case{{3, 8, 4}, 1, 3, 4}, Case{{67, 130}, 1, 1, 127}, Case{{5, 9, 3}, 0, 1, 3}}) {
     add_case(
-        std::to_string(c.count) + " from " + std::to_string(c.begin) + " along " + std::to_string(c.axis) + " of " + c.shape.text(), {uniform(c.shape)},
-        [c](std::span<const Tensor> in) { return slice(in[0], c.axis, c.begin, c.count); },
+        std::to_string(c.count) + " from " + std::to_string(c.begin) + " along " + std::to_string(c.axis) + " of " + c.shape.text(),
+        {uniform(c.shape)}, [c](std::span<const Tensor> in) { return slice(in[0], c.axis, c.begin, c.count); },
         [c](std::span<const Operand> in) {
           const Folded f(c.shape, c.axis);
           std::vector<double> y;
@@ -121,34 +122,37 @@ OP_CASES(take_along) {
     std::int64_t count;
     bool vectors;
   };
-  const Case cases[] = {{Shape{1, 1}, 1, 1, false}, {Shape{5}, 0, 9, false},       {Shape{0, 4}, 1, 2, false},   {Shape{3, 7}, 1, 9, false},
-                        {Shape{3, 7, 5}, 1, 4, false}, {Shape{3, 7, 5}, 1, 4, true}, {Shape{3, 7, 64}, 1, 9, true}, {Shape{2, 3, 4, 5}, 0, 3, true},
-                        {Shape{33, 4, 130}, 1, 2, true}};
+  const Case cases[] = {{Shape{1, 1}, 1, 1, false},    {Shape{5}, 0, 9, false},         {Shape{0, 4}, 1, 2, false},
+                        {Shape{3, 7}, 1, 9, false},    {Shape{3, 7, 5}, 1, 4, false},   {Shape{3, 7, 5}, 1, 4, true},
+                        {Shape{3, 7, 64}, 1, 9, true}, {Shape{2, 3, 4, 5}, 0, 3, true}, {Shape{33, 4, 130}, 1, 2, true}};
   for (const Case& c : cases) {
     const Folded f(c.shape, c.axis);
     std::vector<std::int64_t> extents;
     for (int i = 0; i < c.shape.rank() && (i <= c.axis || !c.vectors); ++i) extents.push_back(i == c.axis ? c.count : c.shape[i]);
     const Shape index{std::span<const std::int64_t>(extents)};
-    add_case(
-        (c.vectors ? "vectors along " : "along ") + std::to_string(c.axis) + " of " + c.shape.text(),
-        {uniform(c.shape), integers(index, some_ids(index.size(), f.n))},
-        [axis = c.axis](std::span<const Tensor> in) { return take_along(in[0], in[1], axis); },
-        [c](std::span<const Operand> in) {
-          const Folded f(c.shape, c.axis);
-          std::vector<double> y;
-          for (std::int64_t o = 0; o < f.outer; ++o) {
-            for (std::int64_t k = 0; k < c.count; ++k) {
-              for (std::int64_t i = 0; i < f.inner; ++i) {
-                const std::int32_t from = in[1].ids[c.vectors ? o * c.count + k : (o * c.count + k) * f.inner + i];
-                y.push_back(from < 0 ? 0.0 : in[0].values[(o * f.n + from) * f.inner + i]);
-              }
-            }
-          }
-          return y;
-        },
-        c.count);
+    add_case((c.vectors ? "vectors along " : "along ") + std::to_string(c.axis) + " of " + c.shape.text(),
+             {uniform(c.shape), integers(index, some_ids(index.size(), f.n))},
+             [axis = c.axis](std::span<const Tensor> in) { return take_along(in[0], in[1], axis); },
+             [c](std::span<const Operand> in) {
+               const Folded f(c.shape, c.axis);
+               std::vector<double> y;
+               for (std::int64_t o = 0; o < f.outer; ++o) {
+                 for (std::int64_t k = 0; k < c.count; ++k) {
+                   for (std::int64_t i = 0; i < f.inner; ++i) {
+                     const std::int32_t from = in[1].ids[c.vectors ? o * c.count + k : (o * c.count + k) * f.inner + i];
+                     y.push_back(from < 0 ? 0.0 : in[0].values[(o * f.n + from) * f.inner + i]);
+                   }
+                 }
+               }
+               return y;
+             },
+             c.count);
   }
-  add_error([] { take_along(Tensor::zeros({2, 3}), Tensor::zeros({3, 3}, DType::i32), 1); }, "take_along: index [3, 3] along axis 1 of [2, 3]");
+  add_error(
+      [] {
+        take_along(Tensor::zeros({2, 3}), Tensor::zeros({3, 3}, DType::i32), 1);
+      },
+      "take_along: index [3, 3] along axis 1 of [2, 3]");
   add_error(
       [] {
         take_along(Tensor::zeros({1, 3}), Tensor::of(std::vector<std::int32_t>{3}, {1, 1}), 1);
@@ -179,7 +183,8 @@ OP_CASES(pad_rows) {
   for (const PadSide side : {PadSide::front, PadSide::end}) {
     for (const auto& [length, width] : {std::pair{5, 3}, {5, 8}, {1, 1}, {0, 2}, {9, 12}}) {
       add_case(
-          std::string(side == PadSide::front ? "front " : "end ") + Shape{length, width}.text(), {uniform({13, width}), integers({5}, offsets)},
+          std::string(side == PadSide::front ? "front " : "end ") + Shape{length, width}.text(),
+          {uniform({13, width}), integers({5}, offsets)},
           [side, length = length](std::span<const Tensor> in) { return pad_rows(in[0], in[1], length, side); },
           [side, length = length](std::span<const Operand> in) {
             std::vector<double> y;
@@ -190,15 +195,19 @@ OP_CASES(pad_rows) {
     }
   }
   add_error([] { pad_rows(Tensor::zeros({2, 3}), Tensor::zeros({0}, DType::i32), 4, PadSide::end); }, "pad_rows: offsets [0] and length 4");
-  add_error([] { pad_rows(Tensor::zeros({2, 3}), Tensor::of(std::vector<std::int32_t>{0, 3}, {2}), 4, PadSide::end); },
-            "pad_rows: offsets must ascend within [0, 2]");
+  add_error(
+      [] {
+        pad_rows(Tensor::zeros({2, 3}), Tensor::of(std::vector<std::int32_t>{0, 3}, {2}), 4, PadSide::end);
+      },
+      "pad_rows: offsets must ascend within [0, 2]");
 }
 
 OP_CASES(pack_rows) {
   for (const PadSide side : {PadSide::front, PadSide::end}) {
     for (const auto& [length, width] : {std::pair{5, 3}, {5, 8}, {1, 1}, {9, 12}}) {
       add_case(
-          std::string(side == PadSide::front ? "front " : "end ") + Shape{length, width}.text(), {uniform({4, length, width}), integers({5}, offsets)},
+          std::string(side == PadSide::front ? "front " : "end ") + Shape{length, width}.text(),
+          {uniform({4, length, width}), integers({5}, offsets)},
           [side](std::span<const Tensor> in) { return pack_rows(in[0], in[1], 13, side); },
           [side](std::span<const Operand> in) {
             const std::int64_t width = in[0].shape[2];
@@ -211,5 +220,9 @@ OP_CASES(pack_rows) {
           });
     }
   }
-  add_error([] { pack_rows(Tensor::zeros({2, 4, 3}), Tensor::zeros({2}, DType::i32), 4, PadSide::end); }, "pack_rows: offsets is [2], expected [3]");
+  add_error(
+      [] {
+        pack_rows(Tensor::zeros({2, 4, 3}), Tensor::zeros({2}, DType::i32), 4, PadSide::end);
+      },
+      "pack_rows: offsets is [2], expected [3]");
 }

@@ -95,9 +95,16 @@ OP_CASES(batch_norm) {
       [](std::span<const Tensor> in) { return batch_norm_of(in, true, false, false); },
       [](std::span<const Operand> in) { return plain_batch_norm(in, true, false, false); })
       .magnitude = 1000.0;
-  add_error([] { batch_norm(Tensor::zeros({3, 7}), Tensor::zeros({6}), {}, Tensor::zeros({7}), Tensor::zeros({7}), {}); },
-            "batch_norm: gain is [6], expected [7]");
-  add_error([] { batch_norm(Tensor::zeros({3, 7}), {}, {}, Tensor::zeros({7}), Tensor::zeros({7}, DType::f64), {}); },
-            "batch_norm: running_variance is f64 on cpu, x is f32 on cpu");
-  add_error([] { batch_norm(Tensor::zeros({3}), {}, {}, Tensor::zeros({3}), Tensor::zeros({3}), {}); }, "batch_norm: x is [3], expected 2 axes");
+  add_error(
+      [] {
+        batch_norm(Tensor::zeros({3, 7}), Tensor::zeros({6}), {}, Tensor::zeros({7}), Tensor::zeros({7}), {});
+      },
+      "batch_norm: gain is [6], expected [7]");
+  add_error(
+      [] {
+        batch_norm(Tensor::zeros({3, 7}), {}, {}, Tensor::zeros({7}), Tensor::zeros({7}, DType::f64), {});
+      },
+      "batch_norm: running_variance is f64 on cpu, x is f32 on cpu");
+  add_error([] { batch_norm(Tensor::zeros({3}), {}, {}, Tensor::zeros({3}), Tensor::zeros({3}), {}); },
+            "batch_norm: x is [3], expected 2 axes");
 }

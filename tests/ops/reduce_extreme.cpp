@@ -9,10 +9,10 @@ using namespace expctr::test;
 
 namespace {
 
-const std::pair<Shape, int> cases[] = {{Shape{1}, 0},       {Shape{7}, 0},       {Shape{0, 3}, 1},     {Shape{3, 0, 2}, 0}, {Shape{5, 3}, 0},
-                                       {Shape{5, 3}, 1},    {Shape{3, 5, 7}, 0}, {Shape{3, 5, 7}, 1},  {Shape{3, 5, 8}, 1}, {Shape{3, 5, 7}, 2},
-                                       {Shape{131, 67}, 0}, {Shape{600, 8}, 0},  {Shape{131, 67}, 1},  {Shape{3, 2052}, 1}, {Shape{5001}, 0},
-                                       {Shape{2, 3, 2, 3, 2}, 3}};
+const std::pair<Shape, int> cases[] = {{Shape{1}, 0},       {Shape{7}, 0},       {Shape{0, 3}, 1},    {Shape{3, 0, 2}, 0},
+                                       {Shape{5, 3}, 0},    {Shape{5, 3}, 1},    {Shape{3, 5, 7}, 0}, {Shape{3, 5, 7}, 1},
+                                       {Shape{3, 5, 8}, 1}, {Shape{3, 5, 7}, 2}, {Shape{131, 67}, 0}, {Shape{600, 8}, 0},
+                                       {Shape{131, 67}, 1}, {Shape{3, 2052}, 1}, {Shape{5001}, 0},    {Shape{2, 3, 2, 3, 2}, 3}};
 
 struct Plain {
   std::vector<double> value, index;
@@ -57,7 +57,8 @@ void add_extreme_cases(bool maximum) {
         label, {uniform(shape)}, [=](std::span<const Tensor> in) { return op(in[0], axis).value; },
         [=](std::span<const Operand> in) { return plain_extreme(in[0], axis, maximum).value; });
     add_case(
-        label + ", first of equal ones", {coarse(uniform(shape))}, [=](std::span<const Tensor> in) { return as_float(op(in[0], axis).index); },
+        label + ", first of equal ones", {coarse(uniform(shape))},
+        [=](std::span<const Tensor> in) { return as_float(op(in[0], axis).index); },
         [=](std::span<const Operand> in) { return plain_extreme(in[0], axis, maximum).index; });
   }
   for (const int axis : {0, 1}) {

@@ -88,10 +88,13 @@ OP_CASES(segment_max) {
       [](std::span<const Tensor> in) {
         const float nan = std::nanf("");
         const Tensor x = Tensor::of(std::vector<float>{1, 2, 0,  // first row
-                                                       3, 2, nan, 3, 1, nan, 0, 2, 9}, {4, 3}, in[0].device());
+                                                       3, 2, nan, 3, 1, nan, 0, 2, 9},
+                                    {4, 3}, in[0].device());
         const std::vector<std::int32_t> rows = segment_max(x, in[0]).argument.to_vector<std::int32_t>();
         return Tensor::of(std::vector<float>(rows.begin(), rows.end()), {3});
       },
-      [](std::span<const Operand>) { return std::vector<double>{1, 0, 1}; });
+      [](std::span<const Operand>) {
+        return std::vector<double>{1, 0, 1};
+      });
   add_error([] { segment_max(Tensor::zeros({6}), Tensor::zeros({2}, DType::i32)); }, "segment_max: x is [6], expected 2 axes");
 }

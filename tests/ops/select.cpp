@@ -36,7 +36,8 @@ std::vector<std::pair<double, std::int32_t>> plain_top_k(const Operand& x, std::
                                                               lists->columns.begin() + lists->offsets[static_cast<std::size_t>(r) + 1], c);
       if (!out && !std::isnan(x.values[r * width + c])) order.push_back(c);
     }
-    std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) { return x.values[r * width + a] > x.values[r * width + b]; });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::int32_t a, std::int32_t b) { return x.values[r * width + a] > x.values[r * width + b]; });
     for (std::int64_t j = 0; j < k; ++j) {
       const bool there = j < static_cast<std::int64_t>(order.size());
       result.push_back({there ? x.values[r * width + order[j]] : -std::numeric_limits<double>::infinity(), there ? order[j] : -1});
@@ -62,7 +63,8 @@ Operand coarse(Operand operand, double levels) {
 Operand scattered(const Shape& shape) {
   Operand operand = uniform(shape);
   const std::int64_t n = shape.size();
-  for (std::int64_t i = 0; i < n; ++i) operand.values[static_cast<std::size_t>(i)] = static_cast<double>(i * 7919 % n) / static_cast<double>(n) - 0.5;
+  for (std::int64_t i = 0; i < n; ++i)
+    operand.values[static_cast<std::size_t>(i)] = static_cast<double>(i * 7919 % n) / static_cast<double>(n) - 0.5;
   return operand;
 }
 
@@ -98,8 +100,8 @@ OP_CASES(top_k) {
   struct Case {
     std::int64_t rows, width, k;
   };
-  for (const Case& c : {Case{1, 1, 1}, Case{0, 5, 2}, Case{2, 0, 3}, Case{3, 7, 7}, Case{3, 7, 10}, Case{5, 100, 10}, Case{4, 1682, 50}, Case{2, 3001, 1024},
-                        Case{2, 20000, 20}}) {
+  for (const Case& c : {Case{1, 1, 1}, Case{0, 5, 2}, Case{2, 0, 3}, Case{3, 7, 7}, Case{3, 7, 10}, Case{5, 100, 10}, Case{4, 1682, 50},
+                        Case{2, 3001, 1024}, Case{2, 20000, 20}}) {
     const std::string label = std::to_string(c.k) + " of " + Shape{c.rows, c.width}.text();
     add_top_k(label, scattered({c.rows, c.width}), c.k, false);
     add_top_k(label + " with ties", coarse(uniform({c.rows, c.width}), 5.0), c.k, false);
@@ -107,18 +109,27 @@ OP_CASES(top_k) {
   }
   // Ascending rows fill the buffer again and again; descending ones never.
   Operand ascending = uniform({2, 9000}), special = uniform({1, 200});
-  for (std::size_t i = 0; i < ascending.values.size(); ++i) ascending.values[i] = i < 9000 ? static_cast<double>(i) : -static_cast<double>(i);
+  for (std::size_t i = 0; i < ascending.values.size(); ++i)
+    ascending.values[i] = i < 9000 ? static_cast<double>(i) : -static_cast<double>(i);
   add_top_k("ascending and descending rows", ascending, 100, false);
   for (std::size_t i = 0; i < 200; ++i) {
     const double infinity = std::numeric_limits<double>::infinity();
-    special.values[i] = i % 4 == 0 ? std::nan("") : i % 4 == 1 ? -infinity : i % 8 == 2 ? -0.0 : i % 8 == 3 ? 0.0 : i == 100 ? infinity : 1.0;
+    special.values[i] = i % 4 == 0   ? std::nan("")
+                        : i % 4 == 1 ? -infinity
+                        : i % 8 == 2 ? -0.0
+                        : i % 8 == 3 ? 0.0
+                        : i == 100   ? infinity
+                                     : 1.0;
   }
   add_top_k("NaN, infinities and zeros", constant(special), 170, true);
   add_top_k("NaN, infinities and zeros, no list", constant(special), 201, false);
   add_error([] { top_k(Tensor::zeros({2, 3}), 0); }, "top_k: k 0");
   add_error([] { top_k(Tensor::zeros({2, 3}), 1025); }, "top_k: k 1025");
-  add_error([] { top_k(Tensor::zeros({2, 3}), 1, {Tensor::zeros({2}, DType::i32), Tensor::zeros({1}, DType::i32)}); },
-            "top_k: offsets of the excluded columns is [2], expected [3]");
+  add_error(
+      [] {
+        top_k(Tensor::zeros({2, 3}), 1, {Tensor::zeros({2}, DType::i32), Tensor::zeros({1}, DType::i32)});
+      },
+      "top_k: offsets of the excluded columns is [2], expected [3]");
   add_error([] { top_k(Tensor::zeros({2, 3}), 1, {Tensor::zeros({3}, DType::i32), {}}); }, "top_k: excluded columns without offsets");
   add_error(
       [] {

@@ -11,8 +11,8 @@ namespace {
 
 /// Which entries count: every third one does not, and lengths 0, 1, ... cut the groups.
 struct PlainMask {
-  std::vector<std::uint8_t> mask;      // [groups, columns] or empty
-  std::vector<std::int32_t> lengths;   // [groups] or empty
+  std::vector<std::uint8_t> mask;     // [groups, columns] or empty
+  std::vector<std::int32_t> lengths;  // [groups] or empty
 
   bool counts(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) const {
     if (!mask.empty()) {
@@ -50,8 +50,10 @@ std::vector<double> plain_softmax(const Operand& x, const PlainMask& mask, doubl
 
 PlainMask some_mask(std::int64_t groups, std::int64_t columns, bool bytes, bool cut) {
   PlainMask mask;
-  for (std::int64_t i = 0; bytes && i < groups * columns; ++i) mask.mask.push_back(i % 3 == 1 || i / columns == 2 ? 0 : static_cast<std::uint8_t>(1 + i % 7));
-  for (std::int64_t g = 0; cut && g < groups; ++g) mask.lengths.push_back(static_cast<std::int32_t>(g == 1 ? 0 : g == 3 ? columns + 5 : columns - columns / 3));
+  for (std::int64_t i = 0; bytes && i < groups * columns; ++i)
+    mask.mask.push_back(i % 3 == 1 || i / columns == 2 ? 0 : static_cast<std::uint8_t>(1 + i % 7));
+  for (std::int64_t g = 0; cut && g < groups; ++g)
+    mask.lengths.push_back(static_cast<std::int32_t>(g == 1 ? 0 : g == 3 ? columns + 5 : columns - columns / 3));
   return mask;
 }
 
@@ -65,7 +67,8 @@ void add_softmax_cases(bool logarithm) {
     // The gradient of a softmax is the small rest of terms of size y; the logarithm cancels numbers of the size of x.
     added.magnitude = logarithm ? 5.0 * scale : 0.1;
   };
-  for (const Shape& shape : {Shape{1, 1}, Shape{0, 3}, Shape{7}, Shape{3, 7}, Shape{5, 128}, Shape{2, 3, 50}, Shape{9, 576}, Shape{3, 1030}, Shape{2, 2, 2, 3, 5}})
+  for (const Shape& shape : {Shape{1, 1}, Shape{0, 3}, Shape{7}, Shape{3, 7}, Shape{5, 128}, Shape{2, 3, 50}, Shape{9, 576}, Shape{3, 1030},
+                             Shape{2, 2, 2, 3, 5}})
     add(shape, {}, 1.0, "");
   for (const Shape& shape : {Shape{3, 2051}, Shape{2, 8196}, Shape{1, 10001}}) add(shape, {}, 0.5, "scale 0.5 ");
   for (const Shape& shape : {Shape{4, 3, 7}, Shape{4, 2, 64}, Shape{4, 2, 1100}}) {
@@ -79,6 +82,17 @@ void add_softmax_cases(bool logarithm) {
 
 OP_CASES(softmax) {
   add_softmax_cases(false);
+  // Entries of minus infinity, rows of nothing else, and NaN, which must not vanish: 1 in place of NaN below.
+  add_case(
+      "infinities and NaN", {integers({1}, {0})},
+      [](std::span<const Tensor> in) {
+        const float none = -INFINITY, nan = std::nanf("");
+        const Tensor x = Tensor::of(std::vector<float>{0, none, 0, none, none, none, nan, none, none}, {3, 3}, in[0].device());
+        std::vector<float> y = softmax(x).to_vector<float>();
+        for (float& value : y) value = std::isnan(value) ? 1.0f : value;
+        return Tensor::of(y, {9});
+      },
+      [](std::span<const Operand>) { return std::vector<double>{0.5, 0, 0.5, 0, 0, 0, 1, 0, 0}; });
   add_error([] { softmax(Tensor::zeros({2, 3}), {}, 0.0); }, "softmax: scale 0");
   add_error([] { softmax(Tensor::zeros({4, 3}), {.mask = Tensor::zeros({2, 4}, DType::u8)}); }, "softmax: mask is [2, 4], x is [4, 3]");
   add_error([] { softmax(Tensor::zeros({4, 3}), {.mask = Tensor::zeros({3, 3}, DType::u8)}); }, "softmax: mask is [3, 3], x is [4, 3]");
