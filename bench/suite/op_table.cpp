@@ -16,7 +16,7 @@ namespace expctr {
 
 namespace {
 
-std::vector<double> host_values(const Tensor& tensor) {
+std::vector<double> values_of(const Tensor& tensor) {
   const Tensor here = tensor.to(cpu_device);
   if (here.dtype() == DType::f64) return here.to_vector<double>();
   if (here.dtype() == DType::i32) {
@@ -38,12 +38,12 @@ Tensor cotangent(const Tensor& y) {
 std::vector<std::vector<double>> values_and_gradients(const OpAtSize& op) {
   Tape tape;
   const Tensor y = op.run(op.operands);
-  std::vector<std::vector<double>> result = {host_values(y)};
+  std::vector<std::vector<double>> result = {values_of(y)};
   if (!y.requires_gradient()) return result;
   const Tensor dy = cotangent(y);
   tape.backward(std::span(&y, 1), std::span(&dy, 1));
   for (const Tensor& operand : op.operands)
-    if (operand.requires_gradient()) result.push_back(host_values(operand.gradient()));
+    if (operand.requires_gradient()) result.push_back(values_of(operand.gradient()));
   return result;
 }
 
