@@ -12,6 +12,7 @@
 #include "engine/ops/norm.h"
 #include "engine/ops/optim.h"
 #include "engine/ops/reduce.h"
+#include "engine/ops/softmax.h"
 
 namespace expctr {
 
@@ -33,6 +34,15 @@ ReadyBench prepare_rms_norm(const BenchOptions& options) {
   check_close("rms_norm", y[3], expected, 1e-5);
   return {{.shape = fmt::format("{}x{}", rows, width), .amount = rows, .unit = "rows/s", .bytes = 2.0 * 4 * rows * width},
           timed(options.device, [=] { rms_norm(x, gain, epsilon); })};
+}
+
+ReadyBench prepare_softmax(const BenchOptions& options) {
+  constexpr std::int64_t rows = 131072, width = 576;  // as above
+  const Tensor x = random_tensor("x", {rows, width}, options.device);
+  const std::vector<double> row = host_row(x, rows - 1), y = host_row(softmax(x), rows - 1);
+  check_close("softmax", y[3], std::exp(row[3] - log_sum_exp(row)), 1e-7);
+  return {{.shape = fmt::format("{}x{}", rows, width), .amount = rows, .unit = "rows/s", .bytes = 2.0 * 4 * rows * width},
+          timed(options.device, [=] { softmax(x); })};
 }
 
 ReadyBench prepare_adamw(const BenchOptions& options) {
@@ -160,6 +170,7 @@ ReadyBench prepare_linear_cross_entropy(const BenchOptions& options) {
 std::vector<Bench> kernel_benches() {
   std::vector<Bench> benches;
   benches.push_back({"rms_norm", "norm", prepare_rms_norm});
+  benches.push_back({"softmax", "norm", prepare_softmax});
   benches.push_back({"adamw", "optim", prepare_adamw});
   for (const bool gradient : {false, true}) {
     const std::string suffix = gradient ? "/gradient" : "";
