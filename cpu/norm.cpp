@@ -1,4 +1,5 @@
-// Normalisations. Row norms: a row is read twice, from the first-level cache the second time, so they are bounded by memory. Gradients of
+// Normalisations. Row norms: a row is read twice, from the first-level cache the second time, so they are bounded by memory; large results
+// go past the caches (cpu/stream.h). Gradients of
 // gain and bias, and Dice's statistics, are sums over rows: a task owns a few columns and adds all rows in ascending order in double.
 #include "base/kernels/norm.h"
 
@@ -8,6 +9,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/float_math.h"
 #include "cpu/run.h"
+#include "cpu/stream.h"
 
 namespace expctr::cpu {
 namespace {
@@ -34,15 +36,18 @@ void run(const RmsNormForward& args, Stream) {
   with_floating(args.x.dtype, [&](auto zero) {
     using T = decltype(zero);
     const T* gain = args.gain.as<const T>();
-    for_rows(rows, width, cheap_grain, [&](std::int64_t begin, std::int64_t end) {
+    const RowWriter<T> writer(args.y);
+    for_rows(rows, width, writer.grain(), [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row) {
         const T* x = args.x.as<const T>() + row * width;
-        T* y = args.y.as<T>() + row * width;
+        T* y = writer.begin(row);
         const double squares = lane_sum<T>(width, [&](std::int64_t i) { return x[i] * x[i]; });
         const T inverse = static_cast<T>(1.0 / std::sqrt(squares / static_cast<double>(width) + args.epsilon));
         args.inverse_rms.as<T>()[row] = inverse;
         for (std::int64_t i = 0; i < width; ++i) y[i] = x[i] * inverse * gain[i];
+        writer.end(row);
       }
+      writer.finish();
     });
   });
 }
@@ -102,17 +107,20 @@ void run(const LayerNormForward& args, Stream) {
   with_floating(args.x.dtype, [&](auto zero) {
     using T = decltype(zero);
     const T *gain = args.gain.as<const T>(), *bias = args.bias.as<const T>();
-    for_rows(rows, width, cheap_grain, [&](std::int64_t begin, std::int64_t end) {
+    const RowWriter<T> writer(args.y);
+    for_rows(rows, width, writer.grain(), [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row) {
         const T* x = args.x.as<const T>() + row * width;
-        T* y = args.y.as<T>() + row * width;
+        T* y = writer.begin(row);
         const T mean = static_cast<T>(lane_sum<T>(width, [&](std::int64_t i) { return x[i]; }) / static_cast<double>(width));
         const double squares = lane_sum<T>(width, [&](std::int64_t i) { return (x[i] - mean) * (x[i] - mean); });
         const T inverse = static_cast<T>(1.0 / std::sqrt(squares / static_cast<double>(width) + args.epsilon));
         args.mean.as<T>()[row] = mean;
         args.inverse_deviation.as<T>()[row] = inverse;
         for (std::int64_t i = 0; i < width; ++i) y[i] = (x[i] - mean) * inverse * gain[i] + bias[i];
+        writer.end(row);
       }
+      writer.finish();
     });
   });
 }

@@ -91,9 +91,7 @@ struct Floats {
   static Floats max(Floats a, Floats b) { return {_mm512_max_ps(a.all, b.all)}; }
   static Floats min(Floats a, Floats b) { return {_mm512_min_ps(a.all, b.all)}; }
   static Floats round(Floats a) { return {_mm512_roundscale_ps(a.all, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-  static Floats power_of_two(Floats n) {
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.all), _mm512_set1_epi32(127)), 23))};
-  }
+  static Floats times_power_of_two(Floats a, Floats n) { return {_mm512_scalef_ps(a.all, n.all)}; }
   static Floats select_less(Floats a, Floats b, Floats x, Floats y) {
     return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.all, b.all, _CMP_LT_OQ), y.all, x.all)};
   }

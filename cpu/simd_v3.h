@@ -124,8 +124,11 @@ struct Floats {
     constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
     return {_mm256_round_ps(a.low, mode), _mm256_round_ps(a.high, mode)};
   }
-  /// 2^n for whole n in [-126, 127].
-  static Floats power_of_two(Floats n) { return {power_of_two(n.low), power_of_two(n.high)}; }
+  /// a 2^n for whole n in [-252, 254], rounded once: in two steps, of which the first is exact for a in [1/2, 2].
+  static Floats times_power_of_two(Floats a, Floats n) {
+    const Floats half = round(n * broadcast(0.5f)), rest = n - half;
+    return a * Floats{power_of_two(half.low), power_of_two(half.high)} * Floats{power_of_two(rest.low), power_of_two(rest.high)};
+  }
   /// a < b ? x : y, lane by lane.
   static Floats select_less(Floats a, Floats b, Floats x, Floats y) {
     return {_mm256_blendv_ps(y.low, x.low, _mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ)),

@@ -14,6 +14,7 @@
 #include "cpu/float_math.h"
 #include "cpu/kernel_table.h"
 #include "cpu/run.h"
+#include "cpu/stream.h"
 
 namespace expctr::cpu {
 namespace {
@@ -164,11 +165,15 @@ void run(const SoftmaxForward& args, Stream) {
   const std::int64_t rows = args.x.rows(), columns = args.x.width();
   with_floating(args.x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    for_rows(rows, columns, heavy_grain, [&](std::int64_t begin, std::int64_t end) {
+    const RowWriter<T> writer(args.y);
+    for_rows(rows, columns, writer.grain(heavy_grain), [&](std::int64_t begin, std::int64_t end) {
       T* memory = reinterpret_cast<T*>(thread_scratch(static_cast<std::size_t>(tile + columns / tile + 1) * sizeof(T)).data());
-      for (std::int64_t row = begin; row < end; ++row)
+      for (std::int64_t row = begin; row < end; ++row) {
         forward_row(args.x.as<const T>() + row * columns, row_mask(args.mask, args.lengths, rows, columns, row), columns,
-                    static_cast<T>(args.scale), args.logarithm, args.y.as<T>() + row * columns, memory);
+                    static_cast<T>(args.scale), args.logarithm, writer.begin(row), memory);
+        writer.end(row);
+      }
+      writer.finish();
     });
   });
 }

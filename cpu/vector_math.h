@@ -5,7 +5,7 @@
 namespace expctr::cpu {
 
 /// e^x, error below 2 units in the last place; subnormal results rounded, 0 below -104, infinity above 88.72, NaN stays NaN.
-/// x = n ln 2 + r, |r| <= ln 2 / 2; e^r by a polynomial of degree 7 (coefficients: Moshier, Cephes expf), times 2^n in two steps.
+/// x = n ln 2 + r, |r| <= ln 2 / 2; e^r by a polynomial of degree 7 (coefficients: Moshier, Cephes expf), times 2^n.
 template <class V>
 inline V exp(V x) {
   // The second operand is returned when one is NaN.
@@ -20,8 +20,7 @@ inline V exp(V x) {
   p = V::fma(p, r, V::broadcast(1.6666665459e-1f));
   p = V::fma(p, r, V::broadcast(5.0000001201e-1f));
   p = V::fma(p * r, r, r) + V::broadcast(1.0f);
-  const V half = V::round(n * V::broadcast(0.5f));
-  return p * V::power_of_two(half) * V::power_of_two(n - half);
+  return V::times_power_of_two(p, n);
 }
 
 }  // namespace expctr::cpu
