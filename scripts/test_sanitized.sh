@@ -18,7 +18,7 @@ if [[ $sanitizers != thread ]]; then
   exec python3 scripts/run_tests.py --build "$build" --only '^(?!rooms$|tools$|cuda$)' --without-skips
 fi
 passed=0 failed=0
-cases=('--test-case=*thread*,*parallel*' --test-suite-exclude=slow --no-colors)
+cases=('--test-case=*thread*,*parallel*' --test-suite-exclude=slow,perf --no-colors)
 for program in "$build"/tests/test_*; do
   [[ -x $program && -f $program ]] || continue
   names=$("$program" --list-test-cases "${cases[@]}" | grep -ciE 'thread|parallel' || true)
