@@ -183,27 +183,34 @@ inline void int8_tile(std::int64_t blocks, const std::int32_t* a, const Block* p
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) sum[r][v] = Float::zero();
   const std::int64_t words = blocks * int8_words(Block::parts);  // of a row
-  const float* scale = reinterpret_cast<const float*>(a) + 8 * blocks;
-  const float* starts = scale + blocks;
-  for (std::int64_t b = 0; b < blocks; ++b, a += 8, ++scale) {
+  if constexpr (NV == 2) v0 = 0;
+  const std::int32_t* row[ROWS];  // codes of the block
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) {
+    row[r] = a + r * words;
+    asm("" : "+r"(row[r]));  // else the compiler keeps an address on the stack for every row and word
+  }
+  const auto number = [&](int r, std::int64_t at) __attribute__((always_inline)) { return reinterpret_cast<const float*>(row[r])[at]; };
+  std::int64_t scale = 8 * blocks;  // from the block's codes
+  for (std::int64_t b = 0; b < blocks; ++b, scale -= 7) {
     const Block& block = panel[b];
     const char* next = reinterpret_cast<const char*>(panel + blocks + b);  // the same block of the next panel
     if constexpr (ROWS <= 4)
       for (unsigned i = 0; i < sizeof(Block); i += 64) __builtin_prefetch(next + i, 0, 2);
 #pragma GCC unroll 2
     for (int part = 0; part < Block::parts; ++part) {
-      const std::int32_t* start = reinterpret_cast<const std::int32_t*>(starts) + part * blocks + b;
+      const std::int64_t start = scale + (1 + part) * blocks;
       V dot[ROWS][NV];
 #pragma GCC unroll 16
       for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) dot[r][v] = Block::minimum || (WIDE && V::signed_codes) ? V::zero() : V::broadcast(start[r * words]);
+        for (int v = 0; v < NV; ++v) dot[r][v] = Block::minimum || (WIDE && V::signed_codes) ? V::zero() : V::broadcast(row[r][start]);
 #pragma GCC unroll 8
       for (int q = quads * part; q < quads * (part + 1); q += Block::nibbles ? 2 : 1) {
-        const auto multiply = [&](const V(&codes)[NV], const std::int32_t* x) __attribute__((always_inline)) {
+        const auto multiply = [&](const V(&codes)[NV], int word) __attribute__((always_inline)) {
 #pragma GCC unroll 16
           for (int r = 0; r < ROWS; ++r) {
-            const V four = V::broadcast(x[r * words]);
+            const V four = V::broadcast(row[r][word]);
 #pragma GCC unroll 4
             for (int v = 0; v < NV; ++v) dot[r][v] = V::template add_products<WIDE>(dot[r][v], codes[v], four);
           }
@@ -215,14 +222,14 @@ inline void int8_tile(std::int64_t blocks, const std::int32_t* a, const Block* p
           for (int v = 0; v < NV; ++v) both[v] = V::load(block.codes[q / 2][16 * (v0 + v)]);
 #pragma GCC unroll 4
           for (int v = 0; v < NV; ++v) codes[v] = both[v].low_nibbles();
-          multiply(codes, a + q);
+          multiply(codes, q);
 #pragma GCC unroll 4
           for (int v = 0; v < NV; ++v) codes[v] = both[v].high_nibbles();
-          multiply(codes, a + q + 1);
+          multiply(codes, q + 1);
         } else {
 #pragma GCC unroll 4
           for (int v = 0; v < NV; ++v) codes[v] = V::load(block.codes[q][16 * (v0 + v)]);
-          multiply(codes, a + q);
+          multiply(codes, q);
         }
       }
       Float d[NV];
@@ -231,18 +238,19 @@ inline void int8_tile(std::int64_t blocks, const std::int32_t* a, const Block* p
 #pragma GCC unroll 16
       for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) sum[r][v] = Float::fma(d[v] * Float::broadcast(scale[r * words]), dot[r][v].to_float(), sum[r][v]);
+        for (int v = 0; v < NV; ++v) sum[r][v] = Float::fma(d[v] * Float::broadcast(number(r, scale)), dot[r][v].to_float(), sum[r][v]);
     }
     if constexpr (Block::minimum) {
-      const float* total = starts + b;
       Float m[NV];
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) m[v] = load_scale<V>(block.m + 16 * (v0 + v));
 #pragma GCC unroll 16
       for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) sum[r][v] = Float::fma(m[v], Float::broadcast(total[r * words]), sum[r][v]);
+        for (int v = 0; v < NV; ++v) sum[r][v] = Float::fma(m[v], Float::broadcast(number(r, scale + blocks)), sum[r][v]);
     }
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) row[r] += 8;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r)
