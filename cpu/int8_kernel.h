@@ -171,10 +171,15 @@ inline typename V::Float load_scale(const float* p) {
   return V::Float::load(p);
 }
 
+/// Bytes of every block of the next panel that a tile fetches.
+struct BytesAhead {
+  unsigned from, to;
+};
+
 /// ROWS rows times outputs 16 v0 .. 16 (v0 + NV) - 1 of a panel. WIDE: codes above 127 with the offset 128.
 template <class V, class Block, bool WIDE, int ROWS, int NV>
 inline void int8_tile(std::int64_t blocks, const std::int32_t* a, const Block* panel, int v0, float* c, std::int64_t ldc, int columns,
-                      const float* bias) {
+                      const float* bias, BytesAhead ahead) {
   using Float = typename V::Float;
   constexpr int quads = 8 / Block::parts;
   Float sum[ROWS][NV];
@@ -195,8 +200,12 @@ inline void int8_tile(std::int64_t blocks, const std::int32_t* a, const Block* p
   for (std::int64_t b = 0; b < blocks; ++b, scale -= 7) {
     const Block& block = panel[b];
     const char* next = reinterpret_cast<const char*>(panel + blocks + b);  // the same block of the next panel
-    if constexpr (ROWS <= 4)
+    if (ahead.from == 0 && ahead.to >= sizeof(Block)) {
+#pragma GCC unroll 32
       for (unsigned i = 0; i < sizeof(Block); i += 64) __builtin_prefetch(next + i, 0, 2);
+    } else {
+      for (unsigned i = ahead.from; i < ahead.to; i += 64) __builtin_prefetch(next + i, 0, 2);
+    }
 #pragma GCC unroll 2
     for (int part = 0; part < Block::parts; ++part) {
       const std::int64_t start = scale + (1 + part) * blocks;
@@ -274,12 +283,15 @@ void int8_panel(DType dtype, std::int64_t rows, std::int64_t blocks, const float
   with_int8(dtype, [&]<class Block>() {
     const Block* data = static_cast<const Block*>(panel);
     const auto tiles = [&]<bool WIDE>() {
+      const std::int64_t tile_count = (rows + V::int8_rows - 1) / V::int8_rows;
       for (std::int64_t r = 0; r < rows; r += V::int8_rows) {
         const int count = static_cast<int>(rows - r < V::int8_rows ? rows - r : V::int8_rows);
         const std::int32_t* tile = reinterpret_cast<const std::int32_t*>(a) + r * blocks * int8_words(Block::parts);
+        const auto line = [&](std::int64_t tile) { return 64 * static_cast<unsigned>((sizeof(Block) + 63) / 64 * tile / tile_count); };
+        const BytesAhead ahead{line(r / V::int8_rows), line(r / V::int8_rows + 1)};  // the tiles share the next panel
         with_rows<V::int8_rows>(count, [&]<int ROWS>() {
           for (int v0 = 0; v0 < 2; v0 += V::int8_vectors)
-            int8_tile<V, Block, WIDE, ROWS, V::int8_vectors>(blocks, tile, data, v0, c + r * ldc, ldc, columns, bias);
+            int8_tile<V, Block, WIDE, ROWS, V::int8_vectors>(blocks, tile, data, v0, c + r * ldc, ldc, columns, bias, ahead);
         });
       }
     };
