@@ -86,33 +86,80 @@ inline auto with_int8(DType dtype, const Body& body) {
   }
 }
 
-/// A tile of ROWS quantised rows, 32-bit words: [8 blocks][ROWS] four codes each, [blocks][ROWS] scale (float), [PARTS][blocks][ROWS] where
-/// the integer sum starts, or with a minimum scale x sum of codes (float).
+/// A quantised row, 32-bit words: [8 blocks] four codes each, [blocks] scale (float), [PARTS][blocks] where the integer sum starts, or with
+/// a minimum scale x sum of codes (float).
 constexpr int int8_words(int parts) { return 9 + parts; }  ///< of a row and a block
 
-/// One row of a tile of its own: x [inputs] (the last block is filled up with zeros) -> words as above.
+/// Block b of a row; the last one is filled up with zeros.
 template <class V>
-void int8_row(DType dtype, const float* x, std::int64_t inputs, float* words) {
-  const int parts = with_int8(dtype, []<class Block>() { return Block::parts; }), offset = int8_offset(dtype);
-  const std::int64_t blocks = (inputs + 31) / 32;
-  auto* codes = reinterpret_cast<std::int8_t*>(words);
+inline void load_block(const float* x, std::int64_t inputs, std::int64_t b, V& first, V& second) {
+  const std::int64_t left = inputs - 32 * b;
+  x += 32 * b;
+  first = left >= 32 ? V::load(x) : V::load(x, static_cast<int>(left));
+  second = left >= 32 ? V::load(x + 16) : V::load(x + 16, static_cast<int>(left) - 16);
+}
+
+/// Scales of a row, and where the integer sums of the first part will start, 127 / maximum. Sixteen blocks are the lanes of a vector; lanes
+/// beyond the last block are not stored.
+template <class V>
+inline void int8_scales(const float* x, std::int64_t inputs, std::int64_t blocks, float* words) {
   float* scales = words + 8 * blocks;
-  float* starts = scales + blocks;
-  for (std::int64_t b = 0; b < blocks; ++b) {
-    const int left = static_cast<int>(inputs - 32 * b < 32 ? inputs - 32 * b : 32);
-    const V first = V::load(x + 32 * b, left), second = V::load(x + 32 * b + 16, left - 16);
-    const Int8Scale scale(V::largest_magnitude(first, second));
-    const V factor = V::broadcast(scale.inverse), low = V::round(first * factor), high = V::round(second * factor);
-    low.store_i8(codes + 32 * b);
-    high.store_i8(codes + 32 * b + 16);
-    scales[b] = scale.scale;
-    const auto start = [&](float sum) {  // a whole number, exact
-      sum = scale.inverse == 0 ? 0.0f : sum;
-      return offset == 0 ? scale.scale * sum : float_of_bits(static_cast<std::uint32_t>(-offset * static_cast<std::int32_t>(sum)));
-    };
-    starts[b] = start(parts == 1 ? (low + high).sum() : low.sum());
-    if (parts == 2) starts[blocks + b] = start(high.sum());
+  for (std::int64_t b = 0; b < blocks; b += 16) {
+    const int count = static_cast<int>(blocks - b < 16 ? blocks - b : 16);
+    V largest[16], first, second;
+    for (int i = 0; i < count; ++i) {
+      load_block(x, inputs, b + i, first, second);
+      largest[i] = V::larger_magnitude(first, second);
+    }
+    for (int i = count; i < 16; ++i) largest[i] = largest[0];
+    const Int8Scales<V> scale(V::largest_of_each(largest));
+    scale.scale.store(scales + b, count);
+    scale.inverse.store(scales + blocks + b, count);
   }
+}
+
+/// Codes and starts, after int8_scales().
+template <class V, class Block>
+inline void int8_codes(const float* x, std::int64_t inputs, std::int64_t blocks, float offset, float* words) {
+  auto* codes = reinterpret_cast<std::int8_t*>(words);
+  const float* scales = words + 8 * blocks;
+  float* starts = words + 9 * blocks;
+  for (std::int64_t b = 0; b < blocks; b += 16) {
+    const int count = static_cast<int>(blocks - b < 16 ? blocks - b : 16);
+    V sums[Block::parts][16], first, second;
+    for (int i = 0; i < count; ++i) {
+      load_block(x, inputs, b + i, first, second);
+      const V inverse = V::broadcast(starts[b + i]), low = V::round(first * inverse), high = V::round(second * inverse);
+      low.store_i8(codes + 32 * (b + i));
+      high.store_i8(codes + 32 * (b + i) + 16);
+      sums[0][i] = Block::parts == 1 ? low + high : low;
+      if constexpr (Block::parts == 2) sums[1][i] = high;
+    }
+    const V inverses = V::load(starts + b, count);
+    for (int part = 0; part < Block::parts; ++part) {
+      for (int i = count; i < 16; ++i) sums[part][i] = sums[part][0];
+      const V sum = V::select_less(V::zero(), inverses, V::sum_of_each(sums[part]), V::zero());  // whole numbers, exact
+      const V start = Block::minimum ? V::load(scales + b, count) * sum : (V::broadcast(offset) * sum).integer_bits();
+      start.store(starts + part * blocks + b, count);
+    }
+  }
+}
+
+/// x [rows, inputs] -> rows of words as above. A few rows' maxima come first, so that their latency is hidden.
+template <class V>
+void int8_pack(DType dtype, const float* x, std::int64_t rows, std::int64_t inputs, float* words) {
+  constexpr std::int64_t together = 4;
+  const std::int64_t blocks = (inputs + 31) / 32;
+  const float offset = static_cast<float>(-int8_offset(dtype));
+  with_int8(dtype, [=]<class Block>() {
+    constexpr std::int64_t block_words = int8_words(Block::parts);
+    for (std::int64_t r0 = 0; r0 < rows; r0 += together) {
+      const std::int64_t end = rows - r0 < together ? rows : r0 + together;
+      for (std::int64_t r = r0; r < end; ++r) int8_scales<V>(x + r * inputs, inputs, blocks, words + r * blocks * block_words);
+      for (std::int64_t r = r0; r < end; ++r)
+        int8_codes<V, Block>(x + r * inputs, inputs, blocks, offset, words + r * blocks * block_words);
+    }
+  });
 }
 
 template <class V>
@@ -124,10 +171,15 @@ inline typename V::Float load_scale(const float* p) {
   return V::Float::load(p);
 }
 
+/// Bytes of every block of the next panel that a tile fetches.
+struct BytesAhead {
+  unsigned from, to;
+};
+
 /// ROWS rows times outputs 16 v0 .. 16 (v0 + NV) - 1 of a panel. WIDE: codes above 127 with the offset 128.
 template <class V, class Block, bool WIDE, int ROWS, int NV>
 inline void int8_tile(std::int64_t blocks, const std::int32_t* a, const Block* panel, int v0, float* c, std::int64_t ldc, int columns,
-                      const float* bias) {
+                      const float* bias, BytesAhead ahead) {
   using Float = typename V::Float;
   constexpr int quads = 8 / Block::parts;
   Float sum[ROWS][NV];
@@ -135,27 +187,39 @@ inline void int8_tile(std::int64_t blocks, const std::int32_t* a, const Block* p
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) sum[r][v] = Float::zero();
-  const float* scale = reinterpret_cast<const float*>(a) + 8 * blocks * ROWS;
-  const float* starts = scale + blocks * ROWS;
-  for (std::int64_t b = 0; b < blocks; ++b, a += 8 * ROWS, scale += ROWS) {
+  const std::int64_t words = blocks * int8_words(Block::parts);  // of a row
+  if constexpr (NV == 2) v0 = 0;
+  const std::int32_t* row[ROWS];  // codes of the block
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) {
+    row[r] = a + r * words;
+    asm("" : "+r"(row[r]));  // else the compiler keeps an address on the stack for every row and word
+  }
+  const auto number = [&](int r, std::int64_t at) __attribute__((always_inline)) { return reinterpret_cast<const float*>(row[r])[at]; };
+  std::int64_t scale = 8 * blocks;  // from the block's codes
+  for (std::int64_t b = 0; b < blocks; ++b, scale -= 7) {
     const Block& block = panel[b];
     const char* next = reinterpret_cast<const char*>(panel + blocks + b);  // the same block of the next panel
-    if constexpr (ROWS <= 4)
+    if (ahead.from == 0 && ahead.to >= sizeof(Block)) {
+#pragma GCC unroll 32
       for (unsigned i = 0; i < sizeof(Block); i += 64) __builtin_prefetch(next + i, 0, 2);
+    } else {
+      for (unsigned i = ahead.from; i < ahead.to; i += 64) __builtin_prefetch(next + i, 0, 2);
+    }
 #pragma GCC unroll 2
     for (int part = 0; part < Block::parts; ++part) {
-      const std::int32_t* start = reinterpret_cast<const std::int32_t*>(starts) + (part * blocks + b) * ROWS;
+      const std::int64_t start = scale + (1 + part) * blocks;
       V dot[ROWS][NV];
 #pragma GCC unroll 16
       for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) dot[r][v] = Block::minimum || (WIDE && V::signed_codes) ? V::zero() : V::broadcast(start[r]);
+        for (int v = 0; v < NV; ++v) dot[r][v] = Block::minimum || (WIDE && V::signed_codes) ? V::zero() : V::broadcast(row[r][start]);
 #pragma GCC unroll 8
       for (int q = quads * part; q < quads * (part + 1); q += Block::nibbles ? 2 : 1) {
-        const auto multiply = [&](const V(&codes)[NV], const std::int32_t* x) __attribute__((always_inline)) {
+        const auto multiply = [&](const V(&codes)[NV], int word) __attribute__((always_inline)) {
 #pragma GCC unroll 16
           for (int r = 0; r < ROWS; ++r) {
-            const V four = V::broadcast(x[r]);
+            const V four = V::broadcast(row[r][word]);
 #pragma GCC unroll 4
             for (int v = 0; v < NV; ++v) dot[r][v] = V::template add_products<WIDE>(dot[r][v], codes[v], four);
           }
@@ -167,14 +231,14 @@ inline void int8_tile(std::int64_t blocks, const std::int32_t* a, const Block* p
           for (int v = 0; v < NV; ++v) both[v] = V::load(block.codes[q / 2][16 * (v0 + v)]);
 #pragma GCC unroll 4
           for (int v = 0; v < NV; ++v) codes[v] = both[v].low_nibbles();
-          multiply(codes, a + q * ROWS);
+          multiply(codes, q);
 #pragma GCC unroll 4
           for (int v = 0; v < NV; ++v) codes[v] = both[v].high_nibbles();
-          multiply(codes, a + (q + 1) * ROWS);
+          multiply(codes, q + 1);
         } else {
 #pragma GCC unroll 4
           for (int v = 0; v < NV; ++v) codes[v] = V::load(block.codes[q][16 * (v0 + v)]);
-          multiply(codes, a + q * ROWS);
+          multiply(codes, q);
         }
       }
       Float d[NV];
@@ -183,18 +247,19 @@ inline void int8_tile(std::int64_t blocks, const std::int32_t* a, const Block* p
 #pragma GCC unroll 16
       for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) sum[r][v] = Float::fma(d[v] * Float::broadcast(scale[r]), dot[r][v].to_float(), sum[r][v]);
+        for (int v = 0; v < NV; ++v) sum[r][v] = Float::fma(d[v] * Float::broadcast(number(r, scale)), dot[r][v].to_float(), sum[r][v]);
     }
     if constexpr (Block::minimum) {
-      const float* total = starts + b * ROWS;
       Float m[NV];
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) m[v] = load_scale<V>(block.m + 16 * (v0 + v));
 #pragma GCC unroll 16
       for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) sum[r][v] = Float::fma(m[v], Float::broadcast(total[r]), sum[r][v]);
+        for (int v = 0; v < NV; ++v) sum[r][v] = Float::fma(m[v], Float::broadcast(number(r, scale + blocks)), sum[r][v]);
     }
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) row[r] += 8;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r)
@@ -210,7 +275,7 @@ inline void int8_tile(std::int64_t blocks, const std::int32_t* a, const Block* p
     }
 }
 
-/// c[rows, columns] = quantised rows (tiles of V::int8_rows, the last one smaller) times a panel of a weight that the file holds as
+/// c[rows, columns] = quantised rows times a panel of a weight that the file holds as
 /// `dtype`.
 template <class V>
 void int8_panel(DType dtype, std::int64_t rows, std::int64_t blocks, const float* a, const void* panel, float* c, std::int64_t ldc,
@@ -218,12 +283,15 @@ void int8_panel(DType dtype, std::int64_t rows, std::int64_t blocks, const float
   with_int8(dtype, [&]<class Block>() {
     const Block* data = static_cast<const Block*>(panel);
     const auto tiles = [&]<bool WIDE>() {
+      const std::int64_t tile_count = (rows + V::int8_rows - 1) / V::int8_rows;
       for (std::int64_t r = 0; r < rows; r += V::int8_rows) {
         const int count = static_cast<int>(rows - r < V::int8_rows ? rows - r : V::int8_rows);
         const std::int32_t* tile = reinterpret_cast<const std::int32_t*>(a) + r * blocks * int8_words(Block::parts);
+        const auto line = [&](std::int64_t tile) { return 64 * static_cast<unsigned>((sizeof(Block) + 63) / 64 * tile / tile_count); };
+        const BytesAhead ahead{line(r / V::int8_rows), line(r / V::int8_rows + 1)};  // the tiles share the next panel
         with_rows<V::int8_rows>(count, [&]<int ROWS>() {
           for (int v0 = 0; v0 < 2; v0 += V::int8_vectors)
-            int8_tile<V, Block, WIDE, ROWS, V::int8_vectors>(blocks, tile, data, v0, c + r * ldc, ldc, columns, bias);
+            int8_tile<V, Block, WIDE, ROWS, V::int8_vectors>(blocks, tile, data, v0, c + r * ldc, ldc, columns, bias, ahead);
         });
       }
     };

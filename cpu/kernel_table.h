@@ -36,7 +36,7 @@ struct KernelTable {
   void (*unpack_panel)(DType dtype, const void* panel, std::int64_t k0, std::int64_t k1, float* out);
   void (*unpack_pairs)(const void* panel, std::int64_t k0, std::int64_t k1, float* out);
   void (*unpack_int8)(DType dtype, const void* panel, std::int64_t k0, std::int64_t k1, float* out);
-  void (*int8_row)(DType dtype, const float* x, std::int64_t inputs, float* words);
+  void (*int8_pack)(DType dtype, const float* x, std::int64_t rows, std::int64_t inputs, float* words);
   void (*bf16_pairs)(const float* in, std::int64_t count, float* out);
   void (*bf16_row)(const float* in, std::int64_t count, float* out);
   void (*bf16_round)(const float* in, std::int64_t count, float* out);

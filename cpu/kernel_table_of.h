@@ -38,7 +38,7 @@ constexpr KernelTable kernel_table_of() {
   table.unpack_panel = unpack_panel<V>;
   table.unpack_pairs = unpack_pairs<V>;
   table.unpack_int8 = unpack_int8<B>;
-  table.int8_row = int8_row<V>;
+  table.int8_pack = int8_pack<V>;
   table.bf16_pairs = bf16_pairs<V>;
   table.bf16_row = bf16_row<V>;
   table.bf16_round = bf16_round<V>;

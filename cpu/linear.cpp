@@ -16,6 +16,14 @@ namespace {
 constexpr std::int64_t output_chunk = 1024;
 constexpr std::int64_t row_chunk = 96 * 12;
 
+/// Panels that a thread takes at a time: enough work to be worth handing over (the 4: reading the weight), an even number of pieces.
+std::int64_t panels_of_piece(const PackedWeight& weight, std::int64_t rows) {
+  const std::int64_t panels = panel_count(weight);
+  const std::int64_t least = std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, (rows + 4) * weight.inputs));
+  const std::int64_t pairs = std::max<std::int64_t>(1, panels / (2 * least));
+  return std::max<std::int64_t>(1, (panels + 2 * pairs - 1) / (2 * pairs));
+}
+
 }  // namespace
 
 template <>
@@ -41,8 +49,7 @@ void run(const LinearFrozen& args, Stream) {
     float* packed = reinterpret_cast<float*>(thread_scratch(sizeof(float) * rows * packed_input_floats(table, weight), 1).data());
     pack_inputs(table, weight, args.x.as<float>() + r0 * weight.inputs, rows, packed);
     float* y = args.y.as<float>() + r0 * weight.outputs;
-    const std::int64_t grain = std::max<std::int64_t>(1, 65536 / std::max<std::int64_t>(1, (rows + 4) * weight.inputs));
-    parallel_for(panel_count(weight), grain, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(panel_count(weight), panels_of_piece(weight, rows), [&](std::int64_t begin, std::int64_t end) {
       float* scratch = reinterpret_cast<float*>(thread_scratch(sizeof(float) * multiply_scratch_floats(weight)).data());
       multiply_panels(table, weight, packed, rows, begin, end - begin, bias, y + begin * panel_width, weight.outputs, scratch);
     });

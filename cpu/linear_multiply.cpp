@@ -49,11 +49,10 @@ void pack_bf16(const KernelTable& table, const float* x, std::int64_t stride, st
 
 /// Rows quantised for int8_panel, in its words.
 void pack_int8(const KernelTable& table, const PackedWeight& weight, const float* x, std::int64_t rows, float* out) {
-  const std::int64_t words = packed_input_floats(table, weight);
-  for_tiles(rows, 0, table.int8_rows, words, out, [&](std::int64_t first, std::int64_t tile, float* to) {
-    float* row = tile == 1 ? to : reinterpret_cast<float*>(thread_scratch(sizeof(float) * tile * words).data());
-    for (std::int64_t r = 0; r < tile; ++r) table.int8_row(weight.dtype, x + (first + r) * weight.inputs, weight.inputs, row + r * words);
-    if (tile > 1) table.transpose(row, words, tile, words, to, tile);
+  const std::int64_t words = packed_input_floats(table, weight),
+                     grain = std::max<std::int64_t>(1, 4096 / std::max<std::int64_t>(1, weight.inputs));
+  parallel_for(rows, grain, [&](std::int64_t begin, std::int64_t end) {
+    table.int8_pack(weight.dtype, x + begin * weight.inputs, end - begin, weight.inputs, out + begin * words);
   });
 }
 

@@ -8,8 +8,8 @@
 
 namespace expctr::cpu {
 
-/// scale = largest |x| / 127. Zeros, or numbers too small for a scale, give scale 0; an infinity or not-a-number gives codes 0 and the scale
-/// not-a-number, so that what is made of them shows it. Both have inverse 0.
+/// scale = largest |x| / 127. Zeros, or numbers too small for a scale, give scale 0; an infinity or not-a-number gives codes 0 and the
+/// scale not-a-number, so that what is made of them shows it. Both have inverse 0.
 struct Int8Scale {
   float scale, inverse;
 
@@ -20,6 +20,19 @@ struct Int8Scale {
     const float top = usable ? float_of_bits(largest) : 1.0f;
     scale = usable ? top / 127.0f : largest >= infinity ? float_of_bits(0x7FC00000u) : 0.0f;
     inverse = usable ? 127.0f / top : 0.0f;
+  }
+};
+
+/// The same in every lane; V: 16 floats.
+template <class V>
+struct Int8Scales {
+  V scale, inverse;
+
+  explicit Int8Scales(V largest) {
+    const V smallest = V::broadcast(float_of_bits(0x02000000u)), infinity = V::broadcast(float_of_bits(0x7F800000u)),
+            nan = V::broadcast(float_of_bits(0x7FC00000u)), most = V::broadcast(127.0f), zero = V::zero();
+    scale = V::select_less(largest, smallest, zero, V::select_less(largest, infinity, largest / most, nan));
+    inverse = V::select_less(largest, smallest, zero, V::select_less(largest, infinity, most / largest, zero));
   }
 };
 

@@ -75,12 +75,19 @@ struct Floats {
   }
   /// Whole numbers in [-128, 127] as bytes.
   void store_i8(std::int8_t* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(all))); }
-  /// The largest |x| of both as bits; not-a-number is above infinity.
-  static std::uint32_t largest_magnitude(Floats a, Floats b) {
+  /// Whole numbers as 32-bit integers in the lanes.
+  Floats integer_bits() const { return {_mm512_castsi512_ps(_mm512_cvtps_epi32(all))}; }
+  /// The larger of |a| and |b| in every lane; not-a-number is above infinity.
+  static Floats larger_magnitude(Floats a, Floats b) {
     const __m512i no_sign = _mm512_set1_epi32(0x7FFFFFFF);
-    const __m512i x = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(a.all), no_sign),
-                                       _mm512_and_si512(_mm512_castps_si512(b.all), no_sign));
-    return static_cast<std::uint32_t>(_mm512_reduce_max_epi32(x));
+    return larger_bits({_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.all), no_sign))},
+                       {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(b.all), no_sign))});
+  }
+  /// Lane i: the largest lane of x[i]; no x is negative, not-a-number is above infinity.
+  static Floats largest_of_each(const Floats (&x)[16]) { return join_each(x, larger_bits); }
+  /// Lane i: the sum of the lanes of x[i]. Not the order of sum(): for sums that are exact.
+  static Floats sum_of_each(const Floats (&x)[16]) {
+    return join_each(x, [](Floats a, Floats b) { return a + b; });
   }
 
   friend Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.all, b.all)}; }
@@ -141,6 +148,27 @@ struct Floats {
   }
 
  private:
+  static Floats larger_bits(Floats a, Floats b) {
+    return {_mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a.all), _mm512_castps_si512(b.all)))};
+  }
+  /// Lane i: the lanes of x[i] joined by `join`, in halves: the steps of transpose() with half as many vectors after each.
+  template <class Join>
+  static Floats join_each(const Floats (&x)[16], const Join& join) {
+    Floats fours[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const Floats* f = x + 4 * i;
+      const Floats a = join({_mm512_unpacklo_ps(f[0].all, f[1].all)}, {_mm512_unpackhi_ps(f[0].all, f[1].all)});
+      const Floats b = join({_mm512_unpacklo_ps(f[2].all, f[3].all)}, {_mm512_unpackhi_ps(f[2].all, f[3].all)});
+      const __m512d c = _mm512_castps_pd(a.all), d = _mm512_castps_pd(b.all);
+      fours[i] = join({_mm512_castpd_ps(_mm512_unpacklo_pd(c, d))}, {_mm512_castpd_ps(_mm512_unpackhi_pd(c, d))});
+    }
+    const auto shuffled = [&](const Floats& a, const Floats& b) {
+      return join({_mm512_shuffle_f32x4(a.all, b.all, 0x44)}, {_mm512_shuffle_f32x4(a.all, b.all, 0xEE)});
+    };
+    const Floats a = shuffled(fours[0], fours[1]), b = shuffled(fours[2], fours[3]);
+    return join({_mm512_shuffle_f32x4(a.all, b.all, 0x88)}, {_mm512_shuffle_f32x4(a.all, b.all, 0xDD)});
+  }
   /// In the upper half of a lane.
   __m512i bf16_bits() const {
     const __m512i bits = _mm512_castps_si512(all);

@@ -100,15 +100,20 @@ struct Floats {
     const __m256i bytes = _mm256_permute4x64_epi64(words, 0xD8);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
   }
-  /// The largest |x| of both as bits; not-a-number is above infinity.
-  static std::uint32_t largest_magnitude(Floats a, Floats b) {
-    const __m256i no_sign = _mm256_set1_epi32(0x7FFFFFFF);
-    const auto magnitude = [&](__m256 x) { return _mm256_and_si256(_mm256_castps_si256(x), no_sign); };
-    const __m256i eight = _mm256_max_epi32(_mm256_max_epi32(magnitude(a.low), magnitude(a.high)),
-                                           _mm256_max_epi32(magnitude(b.low), magnitude(b.high)));
-    const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-    const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4E));
-    return static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xB1))));
+  /// Whole numbers as 32-bit integers in the lanes.
+  Floats integer_bits() const { return {_mm256_castsi256_ps(_mm256_cvtps_epi32(low)), _mm256_castsi256_ps(_mm256_cvtps_epi32(high))}; }
+  /// The larger of |a| and |b| in every lane; not-a-number is above infinity.
+  static Floats larger_magnitude(Floats a, Floats b) {
+    const __m256 no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
+    return {larger_bits(_mm256_and_ps(a.low, no_sign), _mm256_and_ps(b.low, no_sign)),
+            larger_bits(_mm256_and_ps(a.high, no_sign), _mm256_and_ps(b.high, no_sign))};
+  }
+  /// Lane i: the largest lane of x[i]; no x is negative, not-a-number is above infinity.
+  static Floats largest_of_each(const Floats (&x)[16]) { return {join_each(x, larger_bits), join_each(x + 8, larger_bits)}; }
+  /// Lane i: the sum of the lanes of x[i]. Not the order of sum(): for sums that are exact.
+  static Floats sum_of_each(const Floats (&x)[16]) {
+    const auto add = [](__m256 a, __m256 b) { return _mm256_add_ps(a, b); };
+    return {join_each(x, add), join_each(x + 8, add)};
   }
 
   friend Floats operator+(Floats a, Floats b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
@@ -164,6 +169,24 @@ struct Floats {
   }
 
  private:
+  static __m256 larger_bits(__m256 a, __m256 b) {
+    return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+  }
+  /// Lane i: the lanes of x[i] of eight joined by `join`, in halves.
+  template <class Join>
+  static __m256 join_each(const Floats* x, const Join& join) {
+    __m256 fours[2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      __m256 f[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) f[j] = join(x[4 * i + j].low, x[4 * i + j].high);
+      const __m256d a = _mm256_castps_pd(join(_mm256_unpacklo_ps(f[0], f[1]), _mm256_unpackhi_ps(f[0], f[1])));
+      const __m256d b = _mm256_castps_pd(join(_mm256_unpacklo_ps(f[2], f[3]), _mm256_unpackhi_ps(f[2], f[3])));
+      fours[i] = join(_mm256_castpd_ps(_mm256_unpacklo_pd(a, b)), _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)));
+    }
+    return join(_mm256_permute2f128_ps(fours[0], fours[1], 0x20), _mm256_permute2f128_ps(fours[0], fours[1], 0x31));
+  }
   static __m256i mask(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
   static void transpose_8x8(const float* in, std::int64_t in_stride, float* out, std::int64_t out_stride) {
     __m256 x[8], pairs[8], fours[8];
