@@ -1,27 +1,16 @@
 // cuDNN's recurrent networks, one layer, one direction, batch-major with lengths. cuDNN's gates are those of RecurrentCell, in the same
 // order, and its GRU applies the reset gate after the product too. Descriptors are made for each call: host objects of a few microseconds.
-#include <cudnn.h>
-
-#include <map>
-#include <mutex>
-
-#include "cuda/launch.cuh"
+#include "cuda/cudnn_handle.h"
 #include "cuda/recurrent_cudnn.h"
 
 namespace expctr::cuda {
 
 namespace {
 
-void check(cudnnStatus_t status, const char* call) {
-  if (status == CUDNN_STATUS_SUCCESS) return;
-  throw Error(std::string("cuda: ") + call + " failed: " + cudnnGetErrorString(status),
-              "switch cuDNN off: the engine's own kernels take every shape");
-}
-
 template <class Handle, cudnnStatus_t (*Create)(Handle*), cudnnStatus_t (*Destroy)(Handle)>
 class Owned {
  public:
-  Owned() { check(Create(&handle_), "a cuDNN descriptor"); }
+  Owned() { check_cudnn(Create(&handle_), "a cuDNN descriptor"); }
   ~Owned() { Destroy(handle_); }
   Owned(const Owned&) = delete;
   Owned& operator=(const Owned&) = delete;
@@ -35,19 +24,6 @@ using Sequences = Owned<cudnnRNNDataDescriptor_t, cudnnCreateRNNDataDescriptor, 
 using Extents = Owned<cudnnTensorDescriptor_t, cudnnCreateTensorDescriptor, cudnnDestroyTensorDescriptor>;
 using Dropout = Owned<cudnnDropoutDescriptor_t, cudnnCreateDropoutDescriptor, cudnnDestroyDropoutDescriptor>;
 
-/// One handle a device, never destroyed: the driver may be gone before static destructors run.
-cudnnHandle_t handle_of(Stream stream) {
-  static std::mutex* mutex = new std::mutex;
-  static auto* handles = new std::map<int, cudnnHandle_t>;
-  int device = 0;
-  EXPCTR_CUDA_CHECK(cudaGetDevice(&device));
-  const std::lock_guard lock(*mutex);
-  cudnnHandle_t& handle = (*handles)[device];
-  if (handle == nullptr) check(cudnnCreate(&handle), "cudnnCreate");
-  check(cudnnSetStream(handle, native(stream)), "cudnnSetStream");
-  return handle;
-}
-
 /// The descriptors of a layer.
 struct Description {
   cudnnHandle_t handle;
@@ -57,27 +33,27 @@ struct Description {
   Extents rows;  ///< [1, batch, hidden]
   std::size_t weight_bytes = 0;
 
-  Description(const CudnnLayer& layer, Stream stream) : handle(handle_of(stream)) {
-    check(cudnnSetDropoutDescriptor(dropout.get(), handle, 0.0f, nullptr, 0, 0), "cudnnSetDropoutDescriptor");
+  Description(const CudnnLayer& layer, Stream stream) : handle(cudnn_handle(stream)) {
+    check_cudnn(cudnnSetDropoutDescriptor(dropout.get(), handle, 0.0f, nullptr, 0, 0), "cudnnSetDropoutDescriptor");
     const cudnnRNNMode_t mode = layer.cell == RecurrentCell::lstm ? CUDNN_LSTM : CUDNN_GRU;
-    check(cudnnSetRNNDescriptor_v8(network.get(), CUDNN_RNN_ALGO_STANDARD, mode, CUDNN_RNN_DOUBLE_BIAS, CUDNN_UNIDIRECTIONAL,
+    check_cudnn(cudnnSetRNNDescriptor_v8(network.get(), CUDNN_RNN_ALGO_STANDARD, mode, CUDNN_RNN_DOUBLE_BIAS, CUDNN_UNIDIRECTIONAL,
                                    CUDNN_LINEAR_INPUT, CUDNN_DATA_FLOAT, CUDNN_DATA_FLOAT, CUDNN_FMA_MATH, layer.width, layer.hidden,
                                    layer.hidden, 1, dropout.get(), CUDNN_RNN_PADDED_IO_ENABLED),
           "cudnnSetRNNDescriptor_v8");
     float padding = 0;
     for (const auto& [sequences, width] : {std::pair{x.get(), layer.width}, {states.get(), layer.hidden}})
-      check(cudnnSetRNNDataDescriptor(sequences, CUDNN_DATA_FLOAT, CUDNN_RNN_DATA_LAYOUT_BATCH_MAJOR_UNPACKED, layer.time, layer.batch,
+      check_cudnn(cudnnSetRNNDataDescriptor(sequences, CUDNN_DATA_FLOAT, CUDNN_RNN_DATA_LAYOUT_BATCH_MAJOR_UNPACKED, layer.time, layer.batch,
                                       width, layer.lengths, &padding),
             "cudnnSetRNNDataDescriptor");
     const int extents[3] = {1, layer.batch, layer.hidden}, strides[3] = {layer.batch * layer.hidden, layer.hidden, 1};
-    check(cudnnSetTensorNdDescriptor(rows.get(), CUDNN_DATA_FLOAT, 3, extents, strides), "cudnnSetTensorNdDescriptor");
-    check(cudnnGetRNNWeightSpaceSize(handle, network.get(), &weight_bytes), "cudnnGetRNNWeightSpaceSize");
+    check_cudnn(cudnnSetTensorNdDescriptor(rows.get(), CUDNN_DATA_FLOAT, 3, extents, strides), "cudnnSetTensorNdDescriptor");
+    check_cudnn(cudnnGetRNNWeightSpaceSize(handle, network.get(), &weight_bytes), "cudnnGetRNNWeightSpaceSize");
   }
 
   CudnnSizes sizes(bool training) const {
     CudnnSizes sizes;
     sizes.weights = weight_bytes;
-    check(cudnnGetRNNTempSpaceSizes(handle, network.get(), training ? CUDNN_FWD_MODE_TRAINING : CUDNN_FWD_MODE_INFERENCE, x.get(),
+    check_cudnn(cudnnGetRNNTempSpaceSizes(handle, network.get(), training ? CUDNN_FWD_MODE_TRAINING : CUDNN_FWD_MODE_INFERENCE, x.get(),
                                     &sizes.workspace, &sizes.reserve),
           "cudnnGetRNNTempSpaceSizes");
     return sizes;
@@ -91,7 +67,7 @@ void for_each_part(const Description& d, const CudnnLayer& layer, const void* we
   const Extents matrix_extents, bias_extents;
   for (int id = 0; id < 2 * gates; ++id) {
     void *matrix = nullptr, *bias = nullptr;
-    check(cudnnGetRNNWeightParams(d.handle, d.network.get(), 0, d.weight_bytes, weights, id, matrix_extents.get(), &matrix,
+    check_cudnn(cudnnGetRNNWeightParams(d.handle, d.network.get(), 0, d.weight_bytes, weights, id, matrix_extents.get(), &matrix,
                                   bias_extents.get(), &bias),
           "cudnnGetRNNWeightParams");
     const bool hidden = id >= gates;
@@ -125,7 +101,7 @@ void cudnn_forward(const CudnnLayer& layer, const CudnnForward& pass, Stream str
   const Description d(layer, stream);
   const bool training = pass.reserve != nullptr;
   const CudnnSizes sizes = d.sizes(training);
-  check(cudnnRNNForward(d.handle, d.network.get(), training ? CUDNN_FWD_MODE_TRAINING : CUDNN_FWD_MODE_INFERENCE, layer.device_lengths,
+  check_cudnn(cudnnRNNForward(d.handle, d.network.get(), training ? CUDNN_FWD_MODE_TRAINING : CUDNN_FWD_MODE_INFERENCE, layer.device_lengths,
                         d.x.get(), pass.x, d.states.get(), pass.states, d.rows.get(), pass.initial, pass.last, d.rows.get(),
                         pass.initial_cell, pass.last_cell, sizes.weights, pass.weights, sizes.workspace, pass.workspace,
                         training ? sizes.reserve : 0, pass.reserve),
@@ -135,13 +111,13 @@ void cudnn_forward(const CudnnLayer& layer, const CudnnForward& pass, Stream str
 void cudnn_backward(const CudnnLayer& layer, const CudnnBackward& pass, Stream stream) {
   const Description d(layer, stream);
   const CudnnSizes sizes = d.sizes(true);
-  check(cudnnRNNBackwardData_v8(d.handle, d.network.get(), layer.device_lengths, d.states.get(), pass.states, pass.dstates, d.x.get(),
+  check_cudnn(cudnnRNNBackwardData_v8(d.handle, d.network.get(), layer.device_lengths, d.states.get(), pass.states, pass.dstates, d.x.get(),
                                 pass.dx, d.rows.get(), pass.initial, pass.dlast, pass.dinitial, d.rows.get(), pass.initial_cell,
                                 pass.dlast_cell, pass.dinitial_cell, sizes.weights, pass.weights, sizes.workspace, pass.workspace,
                                 sizes.reserve, pass.reserve),
         "cudnnRNNBackwardData_v8");
   EXPCTR_CUDA_CHECK(cudaMemsetAsync(pass.dweights, 0, d.weight_bytes, native(stream)));
-  check(cudnnRNNBackwardWeights_v8(d.handle, d.network.get(), CUDNN_WGRAD_MODE_ADD, layer.device_lengths, d.x.get(), pass.x, d.rows.get(),
+  check_cudnn(cudnnRNNBackwardWeights_v8(d.handle, d.network.get(), CUDNN_WGRAD_MODE_ADD, layer.device_lengths, d.x.get(), pass.x, d.rows.get(),
                                    pass.initial, d.states.get(), pass.states, sizes.weights, pass.dweights, sizes.workspace, pass.workspace,
                                    sizes.reserve, pass.reserve),
         "cudnnRNNBackwardWeights_v8");

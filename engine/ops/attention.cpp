@@ -6,6 +6,7 @@
 #include "engine/autograd/tape.h"
 #include "engine/core/op_scope.h"
 #include "engine/core/run.h"
+#include "engine/ops/attention_library.h"
 #include "engine/ops/layout.h"
 
 namespace expctr {
@@ -43,6 +44,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
   require_shape("attention", "v", v, k.shape());
   require_rank("attention", "sequence_offsets", sequence_offsets, 1);
   require_mask(shape, keys, sequence_offsets.dim(0) - 1);
+  if (const Tensor computed = library_attention(q, k, v, sequence_offsets, shape, keys); computed.defined()) return computed;
   Tensor y = q.empty_like(), log_sum_exp = Tensor::empty({q.dim(0), shape.heads}, q.dtype() == DType::f64 ? DType::f64 : DType::f32, q.device());
   run(q.device(), AttentionForward{shape, q, k, v, sequence_offsets, y, log_sum_exp, keys});
   return record("attention", y, {q, k, v}, [=](const Tensor& dy, const GradientSlots& d) {

@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "cuda/recurrent_cudnn.h"
 #include "engine/autograd/tape.h"
-#include "engine/core/recurrent_library.h"
+#include "engine/core/cudnn.h"
 #include "engine/ops/elementwise.h"
 
 namespace expctr {

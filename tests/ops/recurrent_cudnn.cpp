@@ -4,7 +4,7 @@
 #include "base/error.h"
 #include "engine/autograd/tape.h"
 #include "engine/core/build_info.h"
-#include "engine/core/recurrent_library.h"
+#include "engine/core/cudnn.h"
 #include "engine/ops/elementwise.h"
 #include "engine/ops/recurrent_library.h"
 #include "engine/ops/reduce.h"
