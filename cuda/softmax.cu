@@ -105,7 +105,8 @@ __device__ __forceinline__ bool my_softmax_row(std::int64_t rows, std::int64_t& 
 
 /// Rows that fit the registers, masked or not.
 template <class T, int Lanes, int Packets, bool Vector>
-__global__ void __launch_bounds__(block_threads) softmax_kernel(SoftmaxRows s, const T* x, T* y) {
+__global__ void __launch_bounds__(block_threads, 1)  // one resident block is enough to ask for: left to itself ptxas spills a register
+    softmax_kernel(SoftmaxRows s, const T* x, T* y) {
   using Access = RowPackets<T, Lanes, Vector>;
   __shared__ float shared[Lanes / 32];
   std::int64_t row;
