@@ -60,22 +60,6 @@ __global__ void __launch_bounds__(block_threads)
   }
 }
 
-template <int V, class Store>
-__global__ void __launch_bounds__(block_threads)
-    finish_sums_kernel(Store store, std::int64_t outputs, std::int64_t chunks, const float* partials) {
-  const std::int64_t output = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
-  if (output >= outputs) return;
-  float sums[V];
-#pragma unroll
-  for (int v = 0; v < V; ++v) {
-    float sum = 0;
-#pragma unroll 8
-    for (std::int64_t c = 0; c < chunks; ++c) sum += partials[(v * chunks + c) * outputs + output];
-    sums[v] = sum;
-  }
-  store(output, sums);
-}
-
 /// store(output, const float (&sums)[V]) receives the finished sums. `scratch` holds plan.bytes(V).
 template <int V, bool InnerReduced, class Value, class Store>
 void reduce(const char* name, const ReductionPlan& plan, Value value, Store store, void* scratch, Stream stream) {
@@ -89,7 +73,7 @@ void reduce(const char* name, const ReductionPlan& plan, Value value, Store stor
     partial_sums_kernel<V, 32, InnerReduced>
         <<<grid, block_threads, 0, native(stream)>>>(value, plan.outputs, plan.reduced, plan.chunk, partials);
   check_launch(name);
-  finish_sums_kernel<V>
+  finish_columns_kernel<V>
       <<<blocks_for(plan.outputs, block_threads), block_threads, 0, native(stream)>>>(store, plan.outputs, plan.chunks, partials);
   check_launch(name);
 }

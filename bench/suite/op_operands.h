@@ -44,5 +44,4 @@ inline Tensor counting(const OpPlace& place, std::int64_t count, std::int64_t st
   return ids(place, values);
 }
 
-
 }  // namespace expctr
